@@ -1,0 +1,174 @@
+"""Strict text and number codecs: every foreign parse error becomes a FormatError that names the field."""
+
+import base64
+import binascii
+import json
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+from modelvault.errors import FormatError
+
+MAX_JSON_DEPTH = 32
+
+
+def b64encode(data: bytes) -> str:
+    """Standard base64 (RFC 4648 section 4), padded, one line."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def b64decode(text: Any, field: str) -> bytes:
+    """Inverse of :func:`b64encode`; anything but the one canonical encoding is a FormatError."""
+    if not isinstance(text, str):
+        raise FormatError(f"{field}: expected base64 text, got {type(text).__name__}")
+    try:
+        data = base64.b64decode(text.encode("ascii"), validate=True)
+    except (binascii.Error, UnicodeEncodeError):
+        raise FormatError(f"{field}: not base64") from None
+    if b64encode(data) != text:
+        raise FormatError(f"{field}: base64 is not canonical")
+    return data
+
+
+def json_encode(value: Any) -> bytes:
+    """Canonical JSON: UTF-8, keys sorted, no white space, no NaN; the same value always gives the same bytes."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).encode()
+
+
+def json_decode(data: bytes, field: str, *, limit: int) -> Any:
+    """Parse at most ``limit`` bytes of UTF-8 JSON; repeated keys, NaN, deep nesting and lone surrogates are errors."""
+    if len(data) > limit:
+        raise FormatError(f"{field}: {len(data)} bytes, above the limit of {limit}")
+    try:
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        _check_tree(value, MAX_JSON_DEPTH)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{field}: not valid JSON: {_reason(error)}") from None
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key is repeated")
+    return result
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number")
+
+
+def _check_tree(value: Any, depth: int) -> None:
+    if depth == 0:
+        raise ValueError("nested too deeply")
+    if isinstance(value, str):
+        value.encode("utf-8")  # a lone surrogate cannot be encoded
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number is out of range")
+    elif isinstance(value, list):
+        for item in value:
+            _check_tree(item, depth - 1)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check_tree(key, depth)
+            _check_tree(item, depth - 1)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeError):
+        return "not UTF-8"
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error).split(":")[0].lower()
+
+
+class Fields:
+    """Typed access to one JSON object: every key must be known, and is taken once.
+
+    >>> f = Fields({"a": 1}, "policy"); f.integer("a"); f.done()
+    """
+
+    def __init__(self, value: Any, path: str) -> None:
+        if not isinstance(value, dict):
+            raise FormatError(f"{path}: expected an object, got {type(value).__name__}")
+        self._left = dict(value)
+        self.path = path
+
+    def _take(self, key: str, kind: type, default: Any, words: str) -> Any:
+        if key not in self._left:
+            if default is not ...:
+                return default
+            raise FormatError(f"{self.path}.{key}: missing")
+        value = self._left.pop(key)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise FormatError(f"{self.path}.{key}: expected {words}, got {type(value).__name__}")
+        return value
+
+    def text(self, key: str, default: Any = ..., *, limit: int = 4096) -> str:
+        value: str = self._take(key, str, default, "text")
+        if value is not None and len(value) > limit:
+            raise FormatError(f"{self.path}.{key}: longer than {limit} characters")
+        return value
+
+    def integer(self, key: str, default: Any = ..., *, low: int = 0, high: int = 2**63 - 1) -> int:
+        value: int = self._take(key, int, default, "an integer")
+        if value is not None and not low <= value <= high:
+            raise FormatError(f"{self.path}.{key}: expected {low} to {high}, got {value}")
+        return value
+
+    def boolean(self, key: str, default: Any = ...) -> bool:
+        value: bool = self._take(key, bool, default, "true or false")
+        return value
+
+    def items(self, key: str, default: Any = ..., *, limit: int = 65535) -> list[Any]:
+        value: list[Any] = self._take(key, list, default, "a list")
+        if value is not None and len(value) > limit:
+            raise FormatError(f"{self.path}.{key}: more than {limit} items")
+        return value
+
+    def texts(self, key: str, default: Any = ..., *, limit: int = 65535) -> tuple[str, ...]:
+        values = self.items(key, default, limit=limit)
+        if values is not None and not all(isinstance(v, str) for v in values):
+            raise FormatError(f"{self.path}.{key}: expected a list of texts")
+        return values if values is None else tuple(values)
+
+    def mapping(self, key: str, default: Any = ...) -> dict[str, Any]:
+        value: dict[str, Any] = self._take(key, dict, default, "an object")
+        return value
+
+    def binary(self, key: str, *, size: int | None = None) -> bytes:
+        value = b64decode(self._take(key, str, ..., "base64 text"), f"{self.path}.{key}")
+        if size is not None and len(value) != size:
+            raise FormatError(f"{self.path}.{key}: expected {size} bytes, got {len(value)}")
+        return value
+
+    def digest(self, key: str) -> bytes:
+        """A SHA-256 digest as 64 lower-case hex digits."""
+        text = self.text(key)
+        if len(text) != 64 or text.strip("0123456789abcdef"):
+            raise FormatError(f"{self.path}.{key}: expected 64 hex digits")
+        return bytes.fromhex(text)
+
+    def exactly(self, key: str, expected: str) -> None:
+        value = self.text(key)
+        if value != expected:
+            raise FormatError(f"{self.path}.{key}: expected {expected}, got {value[:80]}")
+
+    def done(self) -> None:
+        """No key may be left over: a misspelt limit must not mean "no limit"."""
+        if self._left:
+            raise FormatError(f"{self.path}: unknown key {sorted(self._left)[0][:80]!r}")
+
+
+def format_time(moment: datetime) -> str:
+    """RFC 3339 in UTC with microseconds when there are any, ending in Z."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def parse_time(text: str, field: str) -> datetime:
+    """RFC 3339 text with a zone -> an aware datetime in UTC."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise FormatError(f"{field}: not an RFC 3339 time") from None
+    if moment.tzinfo is None:
+        raise FormatError(f"{field}: the time has no zone")
+    return moment.astimezone(UTC)
