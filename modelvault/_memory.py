@@ -1,0 +1,73 @@
+"""Private memory for decrypted weights: huge pages advised, left out of core dumps, locked where allowed, wiped.
+
+The advice calls are Linux's; elsewhere the buffer is plain anonymous memory, still wiped on close.
+"""
+
+import ctypes
+import mmap
+from collections.abc import Callable
+
+_MLOCK_ONFAULT = 1
+_HUGE = 2 * 2**20
+
+
+class SecureBuffer:
+    """``size`` bytes of anonymous private memory; ``locked`` says whether the system agreed never to swap them."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._map = mmap.mmap(-1, max(size, 1), **_PRIVATE)
+        self.view = memoryview(self._map)[:size]
+        self._whole = (ctypes.c_char * len(self._map)).from_buffer(self._map)
+        for name in ("MADV_DONTDUMP", *(("MADV_HUGEPAGE",) if size >= _HUGE else ())):
+            if hasattr(mmap, name):
+                self._advise(getattr(mmap, name))
+        self.locked = _lock(ctypes.addressof(self._whole), len(self._map))
+
+    def _advise(self, advice: int) -> None:
+        try:
+            self._map.madvise(advice)
+        except OSError:  # a kernel without huge pages: slower, not less safe
+            return
+
+    def __repr__(self) -> str:
+        return f"<SecureBuffer of {self.size} bytes>"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a buffer of decrypted weights cannot be copied or pickled")
+
+    def wipe(self) -> None:
+        """Overwrite with zeros and give the memory back. The caller makes sure that nobody reads it any more."""
+        if self._whole is None:
+            return
+        ctypes.memset(ctypes.addressof(self._whole), 0, len(self._map))
+        self.view.release()
+        self._whole = None  # type: ignore[assignment]
+        try:
+            self._map.close()
+        except BufferError:  # another view still stands: the zeros stay mapped until it goes
+            return
+
+    def __del__(self) -> None:
+        if getattr(self, "_whole", None) is not None:
+            self.wipe()
+
+
+_PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
+
+
+def _find_mlock() -> Callable[[int, int, int], int] | None:
+    try:
+        function = ctypes.CDLL(None, use_errno=True).mlock2
+    except (OSError, AttributeError, TypeError):
+        return None
+    function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    return function  # type: ignore[no-any-return]
+
+
+_mlock2 = _find_mlock()
+
+
+def _lock(address: int, size: int) -> bool:
+    """Lock pages as they are touched, so that locking does not fill the buffer on one core beforehand."""
+    return _mlock2 is not None and _mlock2(address, size, _MLOCK_ONFAULT) == 0

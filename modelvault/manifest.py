@@ -1,0 +1,217 @@
+"""The two signed statements (in-toto Statement v1): what a sealed model is, and who is granted access to it."""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from modelvault._codec import Fields, b64encode, format_time, json_decode, json_encode, parse_time
+from modelvault._primitives import plain_length
+from modelvault.errors import FormatError
+from modelvault.policy import Terms
+
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+MODEL_PREDICATE = "urn:modelvault:sealed-model:v1"
+GRANT_PREDICATE = "urn:modelvault:grant:v1"
+ROOT_ALGORITHM = "mvltMerkleSha256"
+BLOCK = 4 * 2**20
+NONCE = 32
+MAX_STATEMENT = 12 * 2**20
+MAX_GRANT = 128 * 2**10
+MAX_EXTENTS = 65_535
+EXTENT_KINDS = ("graph", "weights", "asset", "index")
+PURPOSES = ("run", "audit")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_VERSION = re.compile(r"(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){0,3}")
+_GRANT_ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """One encrypted stream of the payload; offset and length count ciphertext bytes from the payload's start."""
+
+    kind: str
+    offset: int
+    length: int
+
+    @property
+    def plain(self) -> int:
+        """Bytes after decryption."""
+        return plain_length(self.length)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelStatement:
+    """What the publisher signs about a sealed model. Times are UTC; ``root`` covers the whole ciphertext."""
+
+    name: str
+    version: str
+    created: datetime
+    nonce: bytes
+    root: bytes
+    extents: tuple[Extent, ...]
+    key_commitment: bytes
+    policy: Terms
+    publishers: tuple[str, ...]
+    io: dict[str, Any] | None = None
+
+    @property
+    def payload_size(self) -> int:
+        last = self.extents[-1]
+        return last.offset + last.length
+
+    def to_bytes(self) -> bytes:
+        predicate: dict[str, Any] = {
+            "created": format_time(self.created),
+            "extents": [{"kind": e.kind, "length": e.length, "offset": e.offset} for e in self.extents],
+            "keyCommitment": b64encode(self.key_commitment),
+            "nonce": b64encode(self.nonce),
+            "policy": self.policy.to_dict(),
+            "publishers": list(self.publishers),
+            "version": self.version,
+        }
+        if self.io is not None:
+            predicate["io"] = self.io
+        return _statement(self.name, {ROOT_ALGORITHM: self.root.hex()}, MODEL_PREDICATE, predicate)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, field: str) -> "ModelStatement":
+        """Parse and validate; FormatError names the field below ``field``."""
+        name, root, fields = _open_statement(data, field, ROOT_ALGORITHM, MODEL_PREDICATE, MAX_STATEMENT)
+        statement = cls(
+            name=check_name(name, f"{field}.subject"),
+            version=check_version(fields.text("version"), f"{fields.path}.version"),
+            created=parse_time(fields.text("created"), f"{fields.path}.created"),
+            nonce=fields.binary("nonce", size=NONCE),
+            root=root,
+            extents=_extents(fields.items("extents", limit=MAX_EXTENTS), f"{fields.path}.extents"),
+            key_commitment=fields.binary("keyCommitment", size=32),
+            policy=Terms.from_dict(fields.mapping("policy"), f"{fields.path}.policy"),
+            publishers=fields.texts("publishers", limit=64),
+            io=fields.mapping("io", None),
+        )
+        fields.done()
+        return statement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantStatement:
+    """One recipient's access to one sealed model; ``model`` is the SHA-256 of the model statement's bytes."""
+
+    grant_id: str
+    model_name: str
+    model: bytes
+    created: datetime
+    recipient: str
+    algorithm: str
+    wrapped: bytes
+    purpose: str = "run"
+    licence: Terms = Terms()
+
+    def to_bytes(self) -> bytes:
+        predicate = {
+            "created": format_time(self.created),
+            "grantId": self.grant_id,
+            "licence": self.licence.to_dict(),
+            "purpose": self.purpose,
+            "recipient": self.recipient,
+            "wrap": {"algorithm": self.algorithm, "ciphertext": b64encode(self.wrapped)},
+        }
+        return _statement(self.model_name, {"sha256": self.model.hex()}, GRANT_PREDICATE, predicate)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, field: str) -> "GrantStatement":
+        """Parse and validate; FormatError names the field below ``field``."""
+        name, digest, fields = _open_statement(data, field, "sha256", GRANT_PREDICATE, MAX_GRANT)
+        wrap = Fields(fields.mapping("wrap"), f"{fields.path}.wrap")
+        statement = cls(
+            grant_id=_matching(_GRANT_ID, fields.text("grantId"), f"{fields.path}.grantId"),
+            model_name=check_name(name, f"{field}.subject"),
+            model=digest,
+            created=parse_time(fields.text("created"), f"{fields.path}.created"),
+            recipient=fields.text("recipient", limit=128),
+            algorithm=wrap.text("algorithm", limit=64),
+            wrapped=wrap.binary("ciphertext"),
+            purpose=_choice(fields.text("purpose"), PURPOSES, f"{fields.path}.purpose"),
+            licence=Terms.from_dict(fields.mapping("licence"), f"{fields.path}.licence"),
+        )
+        wrap.done()
+        fields.done()
+        return statement
+
+
+def check_name(text: str, field: str) -> str:
+    """A model name: letters, digits, dot, underscore, hyphen; 128 at most."""
+    return _matching(_NAME, text, field)
+
+
+def check_version(text: str, field: str) -> str:
+    """A model version: one to four numbers joined by dots, no leading zeros."""
+    return _matching(_VERSION, text, field)
+
+
+def version_key(text: str) -> tuple[int, ...]:
+    """Versions compare as these: number by number, missing numbers count as 0."""
+    numbers = [int(part) for part in text.split(".")]
+    return tuple(numbers + [0] * (4 - len(numbers)))
+
+
+def _matching(pattern: re.Pattern[str], text: str, field: str) -> str:
+    if not pattern.fullmatch(text):
+        raise FormatError(f"{field}: {text[:80]!r} is not allowed (expected {pattern.pattern})")
+    return text
+
+
+def _choice(text: str, allowed: tuple[str, ...], field: str) -> str:
+    if text not in allowed:
+        raise FormatError(f"{field}: expected one of {', '.join(allowed)}, got {text[:80]!r}")
+    return text
+
+
+def _statement(name: str, digest: dict[str, str], kind: str, predicate: dict[str, Any]) -> bytes:
+    subject = [{"digest": digest, "name": name}]
+    return json_encode(
+        {"_type": STATEMENT_TYPE, "predicate": predicate, "predicateType": kind, "subject": subject}
+    )
+
+
+def _open_statement(data: bytes, field: str, algorithm: str, kind: str, limit: int) -> tuple[str, bytes, Fields]:
+    outer = Fields(json_decode(data, field, limit=limit), field)
+    outer.exactly("_type", STATEMENT_TYPE)
+    outer.exactly("predicateType", kind)
+    subjects = outer.items("subject", limit=1)
+    if len(subjects) != 1:
+        raise FormatError(f"{field}.subject: expected exactly one, got {len(subjects)}")
+    predicate = outer.mapping("predicate")
+    outer.done()
+    subject = Fields(subjects[0], f"{field}.subject[0]")
+    name = subject.text("name", limit=128)
+    digests = Fields(subject.mapping("digest"), f"{subject.path}.digest")
+    subject.done()
+    digest = digests.digest(algorithm)
+    digests.done()
+    return name, digest, Fields(predicate, f"{field}.predicate")
+
+
+def _extents(items: list[Any], field: str) -> tuple[Extent, ...]:
+    """Back to back from 0: one graph, then weights, then assets, then one index."""
+    extents: list[Extent] = []
+    offset = 0
+    for number, item in enumerate(items):
+        fields = Fields(item, f"{field}[{number}]")
+        extent = Extent(
+            kind=_choice(fields.text("kind"), EXTENT_KINDS, f"{fields.path}.kind"),
+            offset=fields.integer("offset"),
+            length=fields.integer("length"),
+        )
+        fields.done()
+        if extent.offset != offset:
+            raise FormatError(f"{fields.path}.offset: expected {offset}, got {extent.offset}")
+        plain_length(extent.length)
+        offset += extent.length
+        extents.append(extent)
+    kinds = [e.kind for e in extents]
+    if kinds != sorted(kinds, key=EXTENT_KINDS.index) or kinds.count("graph") != 1 or kinds.count("index") != 1:
+        raise FormatError(f"{field}: expected one graph, then weights, then assets, then one index")
+    return tuple(extents)

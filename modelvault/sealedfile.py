@@ -1,0 +1,139 @@
+"""A sealed file on disk: open it once, read its bounded header, hash its payload in parallel."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from modelvault import _files, merkle
+from modelvault.container import MAX_ENVELOPE, PRELUDE, Header, Prelude
+from modelvault.envelope import Envelope
+from modelvault.errors import FileError, FormatError, PayloadTampered
+from modelvault.manifest import BLOCK, Extent, GrantStatement, MAX_GRANT, ModelStatement
+
+T = TypeVar("T")
+Progress = Callable[[int], None]
+MAX_GRANT_ENVELOPE = 4 * MAX_GRANT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnverifiedGrant:
+    """A grant as read: nobody has checked its signature yet."""
+
+    envelope: Envelope
+    statement: GrantStatement
+
+    @classmethod
+    def from_bytes(cls, data: bytes, source: str) -> "UnverifiedGrant":
+        envelope = Envelope.from_bytes(data, source, limit=MAX_GRANT_ENVELOPE)
+        return cls(envelope=envelope, statement=GrantStatement.from_bytes(envelope.payload, source))
+
+
+class SealedFile:
+    """An open sealed file whose header parsed; nothing of it is verified. Use as a context manager."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        with _files.failures(path):
+            self.descriptor = _files.open_regular(path)
+        try:
+            self._parse()
+        except BaseException:
+            self.close()
+            raise
+
+    def _parse(self) -> None:
+        name = str(self.path)
+        size = os.fstat(self.descriptor).st_size
+        prelude = Prelude.from_bytes(os.pread(self.descriptor, PRELUDE.size, 0), name)
+        if prelude.payload_offset > size:
+            raise FormatError(f"{name}: file ends inside its header")
+        header = bytearray(prelude.payload_offset)
+        self._read(memoryview(header), 0)
+        self.header = Header.from_bytes(bytes(header), name)
+        self.payload_offset = prelude.payload_offset
+        self.envelope = Envelope.from_bytes(self.header.envelope, f"{name}: envelope", limit=MAX_ENVELOPE)
+        self.statement = ModelStatement.from_bytes(self.envelope.payload, f"{name}: statement")
+        expected = self.payload_offset + self.statement.payload_size
+        if size != expected:
+            raise FormatError(f"{name}: payload: file has {size} bytes, expected {expected}")
+
+    @property
+    def statement_digest(self) -> bytes:
+        """SHA-256 of the statement's bytes: what grants and audit records name the model by."""
+        return hashlib.sha256(self.envelope.payload).digest()
+
+    def grants(self) -> list[UnverifiedGrant]:
+        """The embedded grants, in file order."""
+        source = f"{self.path}: grants"
+        return [UnverifiedGrant.from_bytes(g, f"{source}[{n}]") for n, g in enumerate(self.header.grants)]
+
+    def _read(self, view: memoryview, offset: int) -> None:
+        try:
+            with _files.failures(self.path):
+                _files.read_into(self.descriptor, view, offset)
+        except FileError as error:
+            raise FileError(f"{self.path}: {error}") from None
+
+    def blocks(self, extent: Extent, buffer: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+        """Read an extent block by block into ``buffer`` (BLOCK bytes): (leaf hash, ciphertext).
+
+        What was hashed is what is handed out: a private copy, so that nobody can change the file in between.
+        """
+        for at in range(0, extent.length, BLOCK):
+            view = buffer[: min(BLOCK, extent.length - at)]
+            self._read(view, self.payload_offset + extent.offset + at)
+            yield merkle.leaf_hash(view), view
+
+    def check_root(self, leaves: list[list[bytes]]) -> None:
+        """PayloadTampered unless the extents' leaf hashes give the signed root."""
+        if merkle.root([leaf for extent in leaves for leaf in extent]) != self.statement.root:
+            raise PayloadTampered(f"{self.path}: payload does not match the signed root")
+
+    def verify_payload(self, progress: Progress | None = None) -> None:
+        """Hash the whole ciphertext on all cores; PayloadTampered where it is not what was signed."""
+
+        def hash_extent(extent: Extent) -> list[bytes]:
+            buffer = memoryview(bytearray(min(BLOCK, extent.length)))
+            leaves = []
+            for leaf, view in self.blocks(extent, buffer):
+                leaves.append(leaf)
+                if progress:
+                    progress(len(view))
+            return leaves
+
+        self.check_root(in_threads(hash_extent, list(self.statement.extents)))
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+    def __enter__(self) -> "SealedFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def workers() -> int:
+    """Threads worth starting: one for each processor this process may use."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(available, 16)
+
+
+def in_threads(work: Callable[[Extent], T], extents: list[Extent]) -> list[T]:
+    """``work`` over all extents on all cores, results in order; small payloads are not worth a thread."""
+    if workers() == 1 or sum(e.length for e in extents) < BLOCK:
+        return [work(extent) for extent in extents]
+    with ThreadPoolExecutor(workers(), thread_name_prefix="modelvault") as pool:
+        futures = [pool.submit(work, extent) for extent in extents]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()
