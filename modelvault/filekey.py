@@ -11,7 +11,6 @@ from modelvault._primitives import (
     LABEL_GRANT,
     ExtentDecryptor,
     ExtentEncryptor,
-    extent_decryptor,
     hkdf,
 )
 from modelvault.errors import NoMatchingKey, PayloadTampered
@@ -69,7 +68,7 @@ class FileKey:
         return ExtentEncryptor(self._extent_key(nonce, number), _context(nonce, number))
 
     def decryptor(self, nonce: bytes, number: int) -> ExtentDecryptor:
-        return extent_decryptor(self._extent_key(nonce, number), _context(nonce, number))
+        return ExtentDecryptor(self._extent_key(nonce, number), _context(nonce, number))
 
     def _extent_key(self, nonce: bytes, number: int) -> bytes:
         return hkdf(self._key, salt=nonce, info=LABEL_EXTENT + number.to_bytes(4, "big"))
