@@ -60,13 +60,19 @@ def read_private(path: Path) -> bytes:
     return _files.read_bytes(path, limit=MAX_KEY_FILE)
 
 
+def check_free(where: Path, name: str) -> None:
+    """FileError where a key of this name stands already."""
+    path = where / f"{check_key_name(name)}.key"
+    if path.exists() or path.with_name(f"{name}.pub").exists():
+        raise FileError(f"{path}: a key of this name exists already")
+
+
 def write_pair(where: Path, name: str, private: bytes, public: bytes | None) -> Path:
     """Write NAME.key (0600) and NAME.pub (0644) into a 0700 folder; FileError rather than replace a key."""
-    path = where / f"{check_key_name(name)}.key"
+    path = where / f"{name}.key"
+    check_free(where, name)
     with _files.failures(path):
         where.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if path.exists() or path.with_suffix(".pub").exists():
-            raise FileError(f"{path}: a key of this name exists already")
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "wb") as file:
             file.write(private)
@@ -80,6 +86,12 @@ def write_pair(where: Path, name: str, private: bytes, public: bytes | None) -> 
 def load_publisher(reference: str, passphrase: Passphrase | None = None) -> PublisherKey:
     path = find("publisher", reference, ".key")
     return PublisherKey.from_pem(read_private(path), passphrase, str(path))
+
+
+def own_of(publisher: str, suffix: str) -> str:
+    """The path of a publisher's own recipient key, which stands beside its signing key as NAME.own."""
+    path = find("publisher", publisher, ".key")
+    return str(path.with_name(f"{path.name.removesuffix('.key')}.own{suffix}"))
 
 
 def load_recipient(reference: str, passphrase: Passphrase | None = None) -> RecipientKey:

@@ -36,11 +36,16 @@ class SecureBuffer:
     def __reduce__(self) -> str:
         raise TypeError("a buffer of decrypted weights cannot be copied or pickled")
 
+    def clear(self) -> None:
+        """Overwrite with zeros; the memory stays mapped."""
+        if self._whole is not None:
+            ctypes.memset(ctypes.addressof(self._whole), 0, len(self._map))
+
     def wipe(self) -> None:
         """Overwrite with zeros and give the memory back. The caller makes sure that nobody reads it any more."""
         if self._whole is None:
             return
-        ctypes.memset(ctypes.addressof(self._whole), 0, len(self._map))
+        self.clear()
         self.view.release()
         self._whole = None  # type: ignore[assignment]
         try:
@@ -71,3 +76,9 @@ _mlock2 = _find_mlock()
 def _lock(address: int, size: int) -> bool:
     """Lock pages as they are touched, so that locking does not fill the buffer on one core beforehand."""
     return _mlock2 is not None and _mlock2(address, size, _MLOCK_ONFAULT) == 0
+
+
+def wipe_bytes(data: bytes) -> None:
+    """Overwrite an immutable bytes object that nobody else refers to: onnxruntime takes the graph only as one."""
+    if len(data) > 1:  # shorter ones are shared by the interpreter
+        ctypes.memset(id(data) + bytes.__basicsize__ - 1, 0, len(data))

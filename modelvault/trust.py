@@ -30,6 +30,15 @@ class Publisher:
     keys: tuple[Verifier, ...]
     minimum_version: str = "0"
 
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "models": list(self.models),
+            "threshold": self.threshold,
+            "minimum_version": self.minimum_version,
+            "keys": [key.fingerprint for key in self.keys],
+        }
+
     def covers(self, model: str) -> bool:
         return any(fnmatchcase(model, pattern) for pattern in self.models)
 
@@ -126,11 +135,13 @@ def _key(item: Any, field: str, folder: Path) -> PublisherPublic:
 
 def add_publisher(
     policy: Path, name: str, key_files: list[Path], *, models: list[str], threshold: int = 1, minimum: str = "0"
-) -> None:
+) -> Publisher:
     """Append a publisher to a policy file, made if missing; what stands in the file, comments too, stays as it is.
 
     The key files are copied to the folder ``trusted`` beside the policy. Raises FormatError, FileError.
     """
+    if not 0 < threshold <= len(key_files):
+        raise FormatError(f"threshold: {threshold} signatures of {len(key_files)} keys")
     keys = [PublisherPublic.from_pem(_files.read_bytes(p, limit=MAX_KEY_FILE), str(p)) for p in key_files]
     existing = TrustPolicy.read(policy) if policy.exists() else None
     if existing and name in {p.name for p in existing.publishers}:
@@ -144,6 +155,7 @@ def add_publisher(
     for file, key in zip(files, keys, strict=True):
         _files.write_bytes(policy.parent / file, key.to_pem())
     _files.write_bytes(policy, text.encode())
+    return next(p for p in TrustPolicy.read(policy).publishers if p.name == name)
 
 
 def _file_name(key: PublisherPublic) -> str:

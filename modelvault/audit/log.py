@@ -40,6 +40,11 @@ class AuditLog:
     def __repr__(self) -> str:
         return f"<AuditLog {self.path}>"
 
+    @property
+    def key_fingerprint(self) -> str:
+        """The host key that signs this log."""
+        return self._key.public.fingerprint
+
     def append(self, event: str, **fields: Any) -> Record:
         """Write one record and its head; when this returns, both are on disk.
 

@@ -21,7 +21,7 @@ from modelvault.manifest import BLOCK, NONCE, Extent, ModelStatement, check_name
 from modelvault.policy import Terms
 from modelvault.sealedfile import Progress, workers
 
-WEIGHTS_EXTENT = 64 * 2**20
+WEIGHTS_EXTENT = 511 * CHUNK  # its ciphertext is just below two Merkle blocks; many extents keep all cores busy
 PIECE = 2**20
 SLACK = 256  # an ECDSA signature may come out a few bytes longer than in the rehearsal
 PLACEHOLDER = bytes(32)
@@ -39,6 +39,7 @@ class SealReport:
     tensors: int
     region: int
     assets: tuple[str, ...]
+    recipients: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -111,6 +112,7 @@ def seal(
         tensors=len(model.tensors),
         region=model.region,
         assets=tuple(a.path for a in asset_list),
+        recipients=tuple(r.fingerprint for r in everyone),
     )
     if dry_run:
         return report

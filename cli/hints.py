@@ -1,0 +1,24 @@
+"""What to do about an error: one line each, so that library messages need not know about commands."""
+
+from modelvault import errors
+
+_HINTS: tuple[tuple[type[errors.ModelVaultError], str, str], ...] = (
+    (errors.KeyUnavailable, "publisher key 'default'", "make one with: modelvault keygen publisher"),
+    (errors.KeyUnavailable, "recipient key 'default'", "make one with: modelvault keygen recipient"),
+    (errors.KeyUnavailable, "owner key 'default'", "make one with: modelvault keygen owner"),
+    (errors.KeyUnavailable, "lets others use it", "chmod 600 the file, if nobody else has read it"),
+    (errors.KeyUnavailable, "encrypted", "use --passphrase-file FILE, or MODELVAULT_PASSPHRASE in the environment"),
+    (errors.AuditUnavailable, "host key 'default'", "make one with: modelvault keygen host"),
+    (errors.AuditUnavailable, "encrypted", "use --passphrase-file FILE, or MODELVAULT_PASSPHRASE in the environment"),
+    (errors.UntrustedPublisher, "no trust policy", "trust a publisher with: modelvault trust add KEY.pub --models '*'"),
+    (errors.UntrustedPublisher, "not signed by a trusted", "see modelvault inspect FILE, and modelvault trust list"),
+    (errors.NoMatchingKey, "no grant to run", "ask the publisher for a grant: modelvault grant FILE --to YOUR.pub"),
+    (errors.FileError, "exists already", "choose another place, or pass --force where there is one"),
+    (errors.AuditTampered, "records after the last head", "the next load puts the torn tail aside and says so"),
+)
+
+
+def hint_for(error: errors.ModelVaultError) -> str | None:
+    """The first hint whose words stand in the error's message."""
+    text = str(error)
+    return next((hint for kind, words, hint in _HINTS if isinstance(error, kind) and words in text), None)

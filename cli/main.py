@@ -1,0 +1,118 @@
+"""The ``modelvault`` command: finds the subcommand, and turns every error into one line and an exit status."""
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from modelvault import errors
+from modelvault._version import __version__
+from modelvault.cli.hints import hint_for
+
+COMMANDS = {
+    "audit": "Show or verify an audit log.",
+    "completion": "Print a shell completion script.",
+    "demo": "Tell the whole story on a bundled model, in a temporary folder.",
+    "grant": "Give a recipient access to a sealed model.",
+    "inspect": "Show what anybody can read in a sealed file.",
+    "keygen": "Make a key: publisher, recipient, owner or host.",
+    "run": "Load a sealed model and run it once.",
+    "seal": "Encrypt and sign an ONNX model.",
+    "trust": "Say which publishers may vouch for which models.",
+    "ungrant": "Remove a recipient's grant from a sealed file.",
+    "verify": "Check signatures and ciphertext with public keys alone.",
+}
+
+# One status for each thing a script would handle differently; docs/CLI.md has the table. 2 is click's usage error.
+STATUSES: tuple[tuple[type[errors.ModelVaultError], int], ...] = (
+    (errors.Revoked, 12),
+    (errors.FileError, 3),
+    (errors.FormatError, 4),
+    (errors.ModelError, 5),
+    (errors.KeyUnavailable, 6),
+    (errors.NoMatchingKey, 7),
+    (errors.SignatureInvalid, 8),
+    (errors.UntrustedPublisher, 9),
+    (errors.PayloadTampered, 10),
+    (errors.PolicyDenied, 11),
+    (errors.AuditUnavailable, 13),
+    (errors.ForbiddenOption, 14),
+    (errors.ModelVaultError, 1),
+)
+VERDICTS = {
+    "modified": 20, "truncated": 21, "forked": 22, "unknown-key": 23, "unsealed": 24, "rollback": 25, "torn": 26,
+}  # fmt: skip
+INTERNAL = 70
+INTERRUPTED = 130
+
+
+class _Group(click.Group):
+    """Imports a subcommand's module only when it is used: --help stays instant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"modelvault.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(COMMANDS.items()))
+
+
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+    epilog="Keys, trust policy and audit log live under $MODELVAULT_HOME. Exit statuses: docs/CLI.md.",
+)
+@click.version_option(__version__, prog_name="modelvault")
+def cli() -> None:
+    """Sealed, watermarked and audited ONNX models."""
+
+
+def status_of(error: errors.ModelVaultError) -> int:
+    """The exit status that stands for an error."""
+    if isinstance(error, errors.AuditTampered):
+        return VERDICTS[error.verdict]
+    return next(status for kind, status in STATUSES if isinstance(error, kind))
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line and exit; nothing but this prints an error."""
+    try:
+        result: Any = cli.main(args, prog_name="modelvault", standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(result if isinstance(result, int) else 0)
+    except errors.ModelVaultError as error:
+        _complain(error)
+        sys.exit(status_of(error))
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("modelvault: interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if os.environ.get("MODELVAULT_DEBUG"):
+            raise
+        # A traceback could show secrets in its lines; the type is enough to report it.
+        click.echo(f"modelvault: internal error: {type(error).__name__} (MODELVAULT_DEBUG=1 shows more)", err=True)
+        sys.exit(INTERNAL)
+
+
+def _complain(error: errors.ModelVaultError) -> None:
+    click.echo(f"modelvault: error: {' '.join(str(error).split())}", err=True)
+    for note in getattr(error, "__notes__", []):
+        click.echo(f"modelvault: note: {note}", err=True)
+    if hint := hint_for(error):
+        click.echo(f"modelvault: hint: {hint}", err=True)

@@ -1,0 +1,113 @@
+"""modelvault seal"""
+
+from pathlib import Path
+
+import click
+
+from modelvault.cli.common import (
+    FILE,
+    ask_passphrase,
+    json_option,
+    passphrase_option,
+    print_fields,
+    print_json,
+    progress_bar,
+    size,
+)
+from modelvault.defaults import DEFAULT
+from modelvault.errors import FileError, KeyUnavailable
+from modelvault.keys import RecipientPublic, store
+from modelvault.policy import Terms, read_terms
+
+
+@click.command(
+    "seal",
+    epilog="Examples: modelvault seal model.onnx   |   modelvault seal bundle/ -o fraud.mvlt --to bank.pub "
+    "--name fraud --version 2.1 --asset labels.json",
+)
+@click.argument("model", type=FILE)
+@click.option("-o", "--output", type=FILE, help="Default: MODEL with the ending .mvlt.")
+@click.option("--to", "recipients", multiple=True, metavar="KEY", help="Recipient key: name or path. Repeatable.")
+@click.option("--sign", "signers", multiple=True, metavar="KEY", help="Publisher key: name or path. Repeatable.")
+@click.option("--name", help="Model name in the statement. Default: the file's name.")
+@click.option("--version", default="1", show_default=True, help="One to four numbers joined by dots.")
+@click.option("--asset", "assets", multiple=True, type=FILE, help="A file to seal beside the model. Repeatable.")
+@click.option("--policy", type=FILE, help="TOML: not_before, not_after, providers, min_loader, for every recipient.")
+@click.option("--public-io", is_flag=True, help="Show input and output names and shapes to everybody.")
+@click.option("--keep-docs", is_flag=True, help="Keep doc strings and exporters' notes.")
+@click.option("--dry-run", is_flag=True, help="Check everything, write nothing.")
+@click.option("--force", is_flag=True, help="Replace an existing output file.")
+@passphrase_option
+@json_option
+def command(
+    model: Path,
+    output: Path | None,
+    recipients: tuple[str, ...],
+    signers: tuple[str, ...],
+    name: str | None,
+    version: str,
+    assets: tuple[Path, ...],
+    policy: Path | None,
+    public_io: bool,
+    keep_docs: bool,
+    dry_run: bool,
+    force: bool,
+    passphrase_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Encrypt and sign MODEL (an ONNX file, or a folder that holds one) for the named recipients.
+
+    Without --to, the recipient key named "default" is used where there is one.
+    """
+    from modelvault.sealing import seal
+
+    target = output or model.parent / f"{model.name.removesuffix('.onnx')}.mvlt"
+    if target.exists() and not force and not dry_run:
+        raise FileError(f"{target}: exists already")
+    names = signers or (DEFAULT,)
+    ask = ask_passphrase(passphrase_file)
+    keys = [store.load_publisher(n, ask) for n in names]
+    with progress_bar("sealing", _bytes_in(model)) as step:
+        report = seal(
+            model,
+            target,
+            recipients=_recipients(recipients),
+            signers=keys,
+            own=store.load_recipient_public(store.own_of(names[0], ".pub")),
+            name=name,
+            version=version,
+            assets=assets,
+            policy=read_terms(policy) if policy else Terms(),
+            public_io=public_io,
+            keep_docs=keep_docs,
+            dry_run=dry_run,
+            progress=step,
+        )
+    if as_json:
+        print_json(report.to_dict() | {"dry_run": dry_run, "recipients": list(report.recipients)})
+        return
+    print_fields(
+        [
+            ("would seal" if dry_run else "sealed", target),
+            ("model", f"{report.statement.name} {report.statement.version}"),
+            ("weights", f"{report.tensors} tensors, {size(report.region)}"),
+            ("assets", ", ".join(report.assets) or "none"),
+            ("signed by", list(report.statement.publishers)),
+            ("granted to", list(report.recipients)),
+        ]
+    )
+
+
+def _recipients(names: tuple[str, ...]) -> list[RecipientPublic]:
+    if names:
+        return [store.load_recipient_public(n) for n in names]
+    try:
+        return [store.load_recipient_public(DEFAULT)]
+    except KeyUnavailable:
+        return []
+
+
+def _bytes_in(model: Path) -> int:
+    """About what there is to seal: what stands beside the model file may belong to it."""
+    folder = model if model.is_dir() else model.parent
+    return sum(p.stat().st_size for p in folder.glob("*") if p.is_file()) if folder.is_dir() else 0

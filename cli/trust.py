@@ -1,0 +1,65 @@
+"""modelvault trust"""
+
+from pathlib import Path
+
+import click
+
+from modelvault.cli.common import FILE, json_option, print_json, print_table
+from modelvault.defaults import trust_path
+from modelvault.keys import store
+from modelvault.trust import TrustPolicy, add_publisher
+
+_POLICY = click.option("--trust", type=FILE, help="Trust policy. Default: $MODELVAULT_HOME/trust.toml.")
+
+
+@click.group("trust")
+def command() -> None:
+    """Say which publishers may vouch for which models on this host. Without a policy nothing loads."""
+
+
+@command.command(epilog="Example: modelvault trust add acme.pub --name acme --models 'fraud-*'")
+@click.argument("keys", nargs=-1, required=True)
+@click.option("--name", help="Publisher's name. Default: the first key's file name.")
+@click.option("--models", multiple=True, required=True, metavar="GLOB", help="Model names it may seal. Repeatable.")
+@click.option("--threshold", default=1, show_default=True, help="How many of KEYS must have signed.")
+@click.option("--minimum-version", default="0", help="Refuse older versions of its models.")
+@_POLICY
+@json_option
+def add(
+    keys: tuple[str, ...],
+    name: str | None,
+    models: tuple[str, ...],
+    threshold: int,
+    minimum_version: str,
+    trust: Path | None,
+    as_json: bool,
+) -> None:
+    """Trust a publisher that holds KEYS (public keys: names or paths). Comments in the policy stay."""
+    paths = [store.find("publisher", key, ".pub") for key in keys]
+    path, title = trust or trust_path(), name or paths[0].name.removesuffix(".pub")
+    publisher = add_publisher(path, title, paths, models=list(models), threshold=threshold, minimum=minimum_version)
+    if as_json:
+        print_json({"policy": str(path), "publisher": publisher.to_dict()})
+        return
+    click.echo(f"{path}: publisher {title} may seal {', '.join(models)}")
+    for key in publisher.keys:
+        click.echo(f"  {key.fingerprint}")
+
+
+@command.command("list", epilog="Example: modelvault trust list")
+@_POLICY
+@json_option
+def show(trust: Path | None, as_json: bool) -> None:
+    """Show the trust policy."""
+    path = trust or trust_path()
+    policy = TrustPolicy.read(path)
+    if as_json:
+        publishers = [p.to_dict() for p in policy.publishers]
+        print_json({"policy": str(path), "publishers": publishers, "audit_key": policy.audit_key})
+        return
+    rows = [
+        (p.name if n == 0 else "", f"{p.threshold} of {len(p.keys)}" if n == 0 else "", ",".join(p.models), k.fingerprint)
+        for p in policy.publishers
+        for n, k in enumerate(p.keys)
+    ]
+    print_table(["publisher", "needs", "models", "key"], rows)

@@ -1,0 +1,33 @@
+"""modelvault verify"""
+
+from pathlib import Path
+
+import click
+
+from modelvault.cli.common import FILE, json_option, print_fields, print_json, progress_bar
+from modelvault.defaults import trust_policy
+from modelvault.verification import verify
+
+
+@click.command("verify", epilog="Example: modelvault verify fraud.mvlt --trust trust.toml")
+@click.argument("file", type=FILE)
+@click.option("--trust", type=FILE, help="Trust policy. Default: $MODELVAULT_HOME/trust.toml.")
+@json_option
+def command(file: Path, trust: Path | None, as_json: bool) -> None:
+    """Check who sealed FILE and that not a byte changed: signatures, grants, the whole ciphertext. Needs no private key."""
+    policy = trust_policy(trust)
+    with progress_bar("verifying", file.stat().st_size if file.is_file() else 0) as step:
+        model = verify(file, policy, progress=step)
+    facts = {
+        "verified": True,
+        "file": str(file),
+        "name": model.statement.name,
+        "version": model.statement.version,
+        "publisher": model.publisher.name,
+        "signers": sorted(model.signers),
+        "root": model.statement.root.hex(),
+    }
+    if as_json:
+        print_json(facts)
+    else:
+        print_fields([("verified", file)] + [(k, v) for k, v in facts.items() if k not in ("verified", "file")])

@@ -1,0 +1,124 @@
+"""Decrypt a sealed payload into private memory: one pass that hashes and decrypts, all of it undone on any doubt."""
+
+import threading
+from dataclasses import dataclass, field
+
+from cryptography.exceptions import InvalidTag
+
+from modelvault._memory import SecureBuffer
+from modelvault.errors import FormatError, PayloadTampered
+from modelvault.filekey import FileKey
+from modelvault.graphcheck import check_sealed_graph
+from modelvault.index import Index
+from modelvault.manifest import BLOCK, Extent
+from modelvault.sealedfile import Progress, SealedFile, in_threads
+
+
+@dataclass(slots=True, repr=False)
+class Decrypted:
+    """A model's plain parts, whose ciphertext was the signed one. ``wipe`` when done."""
+
+    graph: SecureBuffer
+    weights: SecureBuffer
+    index: Index
+    assets: dict[str, SecureBuffer]
+
+    def wipe(self) -> None:
+        for buffer in (self.graph, self.weights, *self.assets.values()):
+            buffer.wipe()
+
+
+@dataclass(slots=True)
+class _Room:
+    """Where each extent's plain bytes go; weights extents share one buffer."""
+
+    buffers: list[SecureBuffer] = field(default_factory=list)
+    places: dict[int, memoryview] = field(default_factory=dict)
+
+
+def decrypt(sealed: SealedFile, key: FileKey, progress: Progress | None = None) -> Decrypted:
+    """Read the payload once, hash and decrypt it on all cores, and hand it out only if its root is the signed one.
+
+    Raises PayloadTampered, FormatError, FileError; whatever was decrypted by then is wiped.
+    """
+    room = _make_room(sealed.statement.extents)
+    try:
+        _fill(sealed, key, room, progress)
+        return _open_index(sealed, room)
+    except BaseException:
+        for buffer in room.buffers:
+            buffer.wipe()
+        raise
+
+
+def _make_room(extents: tuple[Extent, ...]) -> _Room:
+    room, at = _Room(), 0
+    weights = SecureBuffer(sum(e.plain for e in extents if e.kind == "weights"))
+    room.buffers.append(weights)
+    for number, extent in enumerate(extents):
+        if extent.kind == "weights":
+            room.places[number] = weights.view[at : at + extent.plain]
+            at += extent.plain
+        else:
+            room.buffers.append(SecureBuffer(extent.plain))
+            room.places[number] = room.buffers[-1].view[:]
+    return room
+
+
+def _fill(sealed: SealedFile, key: FileKey, room: _Room, progress: Progress | None) -> None:
+    numbers = {extent.offset: number for number, extent in enumerate(sealed.statement.extents)}
+    scratch = threading.local()
+
+    def work(extent: Extent) -> list[bytes]:
+        if not hasattr(scratch, "view"):
+            scratch.view = memoryview(bytearray(BLOCK))
+        number = numbers[extent.offset]
+        return _decrypt_extent(sealed, key, extent, number, room.places[number], scratch.view, progress)
+
+    try:
+        sealed.check_root(in_threads(work, list(sealed.statement.extents)))
+    finally:
+        for place in room.places.values():
+            place.release()
+
+
+def _decrypt_extent(
+    sealed: SealedFile,
+    key: FileKey,
+    extent: Extent,
+    number: int,
+    out: memoryview,
+    scratch: memoryview,
+    progress: Progress | None,
+) -> list[bytes]:
+    """Decrypt one extent into ``out``; returns the leaf hashes of the very bytes that were decrypted."""
+    decryptor, done, leaves = key.decryptor(sealed.statement.nonce, number), 0, []
+    try:
+        for leaf, ciphertext in sealed.blocks(extent, scratch):
+            leaves.append(leaf)
+            with out[done:] as rest:
+                done += decryptor.update_into(ciphertext, rest)
+            if progress:
+                progress(len(ciphertext))
+        last = decryptor.finalize()
+    except InvalidTag:
+        raise PayloadTampered(f"{sealed.path}: extents[{number}]: does not decrypt") from None
+    if done + len(last) != len(out):
+        raise PayloadTampered(f"{sealed.path}: extents[{number}]: expected {len(out)} bytes, got {done + len(last)}")
+    out[done:] = last
+    return leaves
+
+
+def _open_index(sealed: SealedFile, room: _Room) -> Decrypted:
+    weights, graph, *rest = room.buffers
+    source = str(sealed.path)
+    index = Index.from_bytes(bytes(rest[-1].view), f"{source}: index")
+    rest[-1].wipe()
+    assets = rest[:-1]
+    if [a.size for a in index.assets] != [b.size for b in assets]:
+        raise FormatError(f"{source}: index.assets: not the assets of the statement")
+    if index.region > weights.size:
+        raise FormatError(f"{source}: index.region: expected at most {weights.size}, got {index.region}")
+    check_sealed_graph(bytes(graph.view), index.region, source)
+    named = {entry.path: buffer for entry, buffer in zip(index.assets, assets, strict=True)}
+    return Decrypted(graph=graph, weights=weights, index=index, assets=named)

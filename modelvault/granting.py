@@ -1,0 +1,97 @@
+"""Give and take access to a sealed model: issue a grant, embed it, remove it. The payload is never touched."""
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from modelvault import _files, envelope
+from modelvault.container import MAX_GRANT_COUNT, Header, payload_offset
+from modelvault.envelope import Signer
+from modelvault.errors import FormatError, NoMatchingKey, UntrustedPublisher
+from modelvault.filekey import FileKey, Identity, Recipient
+from modelvault.manifest import GrantStatement
+from modelvault.policy import Terms
+from modelvault.sealedfile import SealedFile, UnverifiedGrant
+
+
+def grant(
+    path: str | os.PathLike[str],
+    recipient: Recipient,
+    *,
+    own: Identity,
+    signer: Signer,
+    licence: Terms | None = None,
+    purpose: str = "run",
+) -> bytes:
+    """A signed grant of the sealed model for ``recipient``: to be kept beside the file, or embedded.
+
+    ``own`` is the publisher's own recipient key, which every file that it sealed is granted to; ``signer`` one of the
+    keys that signed the file, since loaders take grants from the model's publisher alone.
+
+    Raises FormatError, FileError, NoMatchingKey, UntrustedPublisher, PayloadTampered.
+    """
+    with SealedFile(path) as sealed:
+        signers = {s.keyid for s in sealed.envelope.signatures}
+        if signer.public.fingerprint not in signers:
+            raise UntrustedPublisher(f"{sealed.path}: not signed by {signer.public.fingerprint}")
+        sealed.envelope.verified_by([signer.public])
+        key = FileKey.open(_own_grant(sealed, own), own, sealed.statement)
+        statement = key.grant(
+            recipient, sealed.statement.name, sealed.statement_digest, licence=licence, purpose=purpose
+        )
+    return envelope.sign(statement.to_bytes(), [signer]).to_bytes()
+
+
+def _own_grant(sealed: SealedFile, own: Identity) -> GrantStatement:
+    for item in sealed.grants():
+        if item.statement.recipient == own.public.fingerprint and item.statement.model == sealed.statement_digest:
+            return item.statement
+    raise NoMatchingKey(f"{sealed.path}: no grant for {own.public.fingerprint}; only its publisher can grant it")
+
+
+def embed(path: str | os.PathLike[str], grant: bytes) -> None:
+    """Add a grant to the file; one that its recipient already has is replaced. Atomic: the payload is copied."""
+    with SealedFile(path) as sealed:
+        added = UnverifiedGrant.from_bytes(grant, "grant").statement
+        if added.model != sealed.statement_digest:
+            raise FormatError(f"{sealed.path}: the grant is for another model")
+        kept = [
+            raw
+            for raw, item in zip(sealed.header.grants, sealed.grants(), strict=True)
+            if (item.statement.recipient, item.statement.purpose) != (added.recipient, added.purpose)
+        ]
+        if len(kept) >= MAX_GRANT_COUNT:
+            raise FormatError(f"{sealed.path}: grants: more than {MAX_GRANT_COUNT}")
+        _rewrite(sealed, (*kept, grant))
+
+
+def ungrant(path: str | os.PathLike[str], fingerprint: str) -> int:
+    """Remove every embedded grant of a recipient; returns how many. NoMatchingKey where there is none.
+
+    Who has decrypted the model once may have kept it, and a copy of the file still holds the grant.
+    """
+    with SealedFile(path) as sealed:
+        pairs = zip(sealed.header.grants, sealed.grants(), strict=True)
+        kept = tuple(raw for raw, item in pairs if item.statement.recipient != fingerprint)
+        removed = len(sealed.header.grants) - len(kept)
+        if not removed:
+            raise NoMatchingKey(f"{sealed.path}: no embedded grant for {fingerprint}")
+        _rewrite(sealed, kept)
+    return removed
+
+
+def _rewrite(sealed: SealedFile, grants: tuple[bytes, ...]) -> None:
+    header = replace(sealed.header, grants=grants)
+    offset = payload_offset(header.length)
+    mode = sealed.path.stat().st_mode & 0o777
+    with _files.atomic_write(sealed.path, mode=mode) as file:
+        file.write(header.to_bytes(offset))
+        with open(os.dup(sealed.descriptor), "rb") as source:
+            source.seek(sealed.payload_offset)
+            shutil.copyfileobj(source, file, 2**20)
+
+
+def write_grant(path: str | os.PathLike[str], grant: bytes) -> None:
+    """Write a grant file."""
+    _files.write_bytes(Path(path), grant)
