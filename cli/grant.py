@@ -22,7 +22,9 @@ from modelvault.sealedfile import UnverifiedGrant
 @click.argument("file", type=FILE)
 @click.option("--to", "recipient", required=True, metavar="KEY", help="Recipient's public key: name or path.")
 @click.option("--sign", "signer", default=DEFAULT, metavar="KEY", help="A key that signed FILE. Default: default.")
-@click.option("--own", metavar="KEY", help="The publisher's own recipient key. Default: NAME.own beside the signing key.")
+@click.option(
+    "--own", metavar="KEY", help="The publisher's own recipient key. Default: NAME.own beside the signing key."
+)
 @click.option("-o", "--output", type=FILE, help="Write the grant beside the file.")
 @click.option("--embed", "inside", is_flag=True, help="Write the grant into FILE; its payload stays as it is.")
 @click.option("--licence", type=FILE, help="TOML: not_before, not_after, providers, min_loader, for this recipient.")

@@ -125,7 +125,9 @@ def _read_inputs(path: Path, session: "GuardedSession") -> dict[str, Any]:
 def _single_input(session: "GuardedSession", path: Path) -> str:
     inputs = session.get_inputs()
     if len(inputs) != 1:
-        raise FormatError(f"{path}: one array, but the model has {len(inputs)} inputs; expected an .npz with their names")
+        raise FormatError(
+            f"{path}: one array, but the model has {len(inputs)} inputs; expected an .npz with their names"
+        )
     return str(inputs[0].name)
 
 
@@ -173,4 +175,4 @@ def _write_outputs(path: Path, outputs: dict[str, Any]) -> None:
         if array.dtype == object and not all(isinstance(x, str) for x in array.ravel()):
             raise FileError(f"{path}: output {name!r} is not an array and cannot be written to .npz")
     with _files.atomic_write(path) as file:
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)

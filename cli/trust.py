@@ -58,7 +58,12 @@ def show(trust: Path | None, as_json: bool) -> None:
         print_json({"policy": str(path), "publishers": publishers, "audit_key": policy.audit_key})
         return
     rows = [
-        (p.name if n == 0 else "", f"{p.threshold} of {len(p.keys)}" if n == 0 else "", ",".join(p.models), k.fingerprint)
+        (
+            p.name if n == 0 else "",
+            f"{p.threshold} of {len(p.keys)}" if n == 0 else "",
+            ",".join(p.models),
+            k.fingerprint,
+        )
         for p in policy.publishers
         for n, k in enumerate(p.keys)
     ]

@@ -14,7 +14,7 @@ from modelvault.verification import verify
 @click.option("--trust", type=FILE, help="Trust policy. Default: $MODELVAULT_HOME/trust.toml.")
 @json_option
 def command(file: Path, trust: Path | None, as_json: bool) -> None:
-    """Check who sealed FILE and that not a byte changed: signatures, grants, the whole ciphertext. Needs no private key."""
+    """Check who sealed FILE and that not a byte changed, with no private key."""
     policy = trust_policy(trust)
     with progress_bar("verifying", file.stat().st_size if file.is_file() else 0) as step:
         model = verify(file, policy, progress=step)

@@ -97,7 +97,9 @@ class PublisherPublic(_Public):
             if self.algorithm in _HASHES:
                 self.parts[0].verify(signature, message, ec.ECDSA(_HASHES[self.algorithm]))
                 return
-            sizes = [ED25519_SIGNATURE if isinstance(p, ed25519.Ed25519PublicKey) else MLDSA65_SIGNATURE for p in self.parts]
+            sizes = [
+                ED25519_SIGNATURE if isinstance(p, ed25519.Ed25519PublicKey) else MLDSA65_SIGNATURE for p in self.parts
+            ]
             if len(signature) != sum(sizes):
                 raise InvalidSignature
             for part, size in zip(self.parts, sizes, strict=True):

@@ -1,4 +1,4 @@
-"""The owner's secret: 32 bytes that watermark patterns are drawn from. A file of its own kind, since it is no key pair."""
+"""The owner's secret: 32 bytes that watermark patterns are drawn from; no key pair, so a file of its own kind."""
 
 import base64
 import binascii

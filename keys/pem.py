@@ -49,7 +49,9 @@ def private_pem(keys: Sequence[Any], passphrase: bytes | None) -> bytes:
 def _private_block(key: Any, passphrase: bytes | None) -> bytes:
     plain = serialization.NoEncryption()
     der = key.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, plain)
-    return armour("PRIVATE KEY", der) if passphrase is None else armour("ENCRYPTED PRIVATE KEY", _pbes2(der, passphrase))
+    return (
+        armour("PRIVATE KEY", der) if passphrase is None else armour("ENCRYPTED PRIVATE KEY", _pbes2(der, passphrase))
+    )
 
 
 def armour(label: str, der: bytes) -> bytes:

@@ -67,7 +67,7 @@ def _find_mlock() -> Callable[[int, int, int], int] | None:
     except (OSError, AttributeError, TypeError):
         return None
     function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 _mlock2 = _find_mlock()

@@ -74,9 +74,7 @@ class Header:
         padding_at = grants_at + prelude.grants
         if data.count(0, padding_at) != len(data) - padding_at:
             raise FormatError(f"{source}: padding: expected zeros")
-        return cls(
-            envelope=data[PRELUDE.size : grants_at], grants=_split_grants(data[grants_at:padding_at], source)
-        )
+        return cls(envelope=data[PRELUDE.size : grants_at], grants=_split_grants(data[grants_at:padding_at], source))
 
 
 def payload_offset(header_length: int) -> int:

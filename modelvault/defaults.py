@@ -6,8 +6,8 @@ from pathlib import Path
 
 from modelvault.audit import AuditLog
 from modelvault.errors import AuditUnavailable, KeyUnavailable
-from modelvault.keys import RecipientKey, store
 from modelvault.filekey import Identity
+from modelvault.keys import RecipientKey, store
 from modelvault.trust import TrustPolicy
 
 Passphrase = Callable[[], bytes]

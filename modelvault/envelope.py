@@ -46,9 +46,7 @@ class Envelope:
 
     def to_bytes(self) -> bytes:
         signatures = [{"keyid": s.keyid, "sig": b64encode(s.sig)} for s in self.signatures]
-        return json_encode(
-            {"payload": b64encode(self.payload), "payloadType": PAYLOAD_TYPE, "signatures": signatures}
-        )
+        return json_encode({"payload": b64encode(self.payload), "payloadType": PAYLOAD_TYPE, "signatures": signatures})
 
     @classmethod
     def from_bytes(cls, data: bytes, field: str, *, limit: int) -> "Envelope":

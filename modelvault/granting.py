@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from modelvault import _files, envelope
-from modelvault.container import MAX_GRANT_COUNT, Header, payload_offset
+from modelvault.container import MAX_GRANT_COUNT, payload_offset
 from modelvault.envelope import Signer
 from modelvault.errors import FormatError, NoMatchingKey, UntrustedPublisher
 from modelvault.filekey import FileKey, Identity, Recipient

@@ -55,7 +55,7 @@ def _tensors(data: bytes, at: int, end: int, kind: str, source: str, depth: int)
     for number, start, stop in _parts(data, at, end, source):
         below = fields.get(number)
         if below == "entry":
-            entry = dict((n, data[a:b]) for n, a, b in _parts(data, start, stop, source))
+            entry = {n: data[a:b] for n, a, b in _parts(data, start, stop, source)}
             key = entry.get(_KEY, b"")
             if key in entries:
                 raise FormatError(f"{source}: graph: external data names {key[:20]!r} twice")

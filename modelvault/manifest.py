@@ -171,9 +171,7 @@ def _choice(text: str, allowed: tuple[str, ...], field: str) -> str:
 
 def _statement(name: str, digest: dict[str, str], kind: str, predicate: dict[str, Any]) -> bytes:
     subject = [{"digest": digest, "name": name}]
-    return json_encode(
-        {"_type": STATEMENT_TYPE, "predicate": predicate, "predicateType": kind, "subject": subject}
-    )
+    return json_encode({"_type": STATEMENT_TYPE, "predicate": predicate, "predicateType": kind, "subject": subject})
 
 
 def _open_statement(data: bytes, field: str, algorithm: str, kind: str, limit: int) -> tuple[str, bytes, Fields]:

@@ -28,22 +28,36 @@ CONFIG = (
 )  # fmt: skip
 CONFIG_DOORS = (
     "session.optimized_model_external_initializers_file_name",
-    "session.optimized_model_external_initializers_min_size_in_bytes", "session.save_external_prepacked_constant_initializers",
-    "session.save_model_format", "session.model_external_initializers_file_folder_path",
-    "session.collect_node_memory_stats_to_file", "session.node_partition_config_file", "session.debug_layout_transformation",
-    "session.record_ep_graph_assignment_info", "session.load_model_format", "session.moe_expert_counter_state_file",
-    "session.moe.offload.enable", "session.moe.offload.path", "ep.context_enable", "ep.context_file_path", "ep.context_embed_mode",
-    "ep.context_node_name_prefix", "ep.share_ep_contexts", "ep.stop_share_ep_contexts",
-    "ep.context_model_external_initializers_file_name", "optimization.minimal_build_optimizations",
-    "session.use_ort_model_bytes_directly", "session.use_ort_model_bytes_for_initializers",
-)  # fmt: skip
+    "session.optimized_model_external_initializers_min_size_in_bytes",
+    "session.save_external_prepacked_constant_initializers",
+    "session.save_model_format",
+    "session.model_external_initializers_file_folder_path",
+    "session.collect_node_memory_stats_to_file",
+    "session.node_partition_config_file",
+    "session.debug_layout_transformation",
+    "session.record_ep_graph_assignment_info",
+    "session.load_model_format",
+    "session.moe_expert_counter_state_file",
+    "session.moe.offload.enable",
+    "session.moe.offload.path",
+    "ep.context_enable",
+    "ep.context_file_path",
+    "ep.context_embed_mode",
+    "ep.context_node_name_prefix",
+    "ep.share_ep_contexts",
+    "ep.stop_share_ep_contexts",
+    "ep.context_model_external_initializers_file_name",
+    "optimization.minimal_build_optimizations",
+    "session.use_ort_model_bytes_directly",
+    "session.use_ort_model_bytes_for_initializers",
+)
 
 PROVIDER_OPTIONS: dict[str, frozenset[str]] = {
     CPU: frozenset({"arena_extend_strategy"}),
     "CUDAExecutionProvider": frozenset(
         {
-            "device_id", "gpu_mem_limit", "arena_extend_strategy", "cudnn_conv_algo_search", "do_copy_in_default_stream",
-            "cudnn_conv_use_max_workspace", "cudnn_conv1d_pad_to_nc1d", "enable_cuda_graph", "prefer_nhwc", "use_tf32",
+            "device_id", "gpu_mem_limit", "arena_extend_strategy", "cudnn_conv_algo_search",
+            "do_copy_in_default_stream", "cudnn_conv_use_max_workspace", "cudnn_conv1d_pad_to_nc1d", "enable_cuda_graph", "prefer_nhwc", "use_tf32",
             "use_ep_level_unified_stream", "fuse_conv_bias", "sdpa_kernel",
         }
     ),
@@ -57,7 +71,7 @@ PROVIDER_OPTIONS: dict[str, frozenset[str]] = {
 
 
 def rebuild(given: Any, fresh: Any) -> Any:
-    """Copy into ``fresh`` (new SessionOptions) what is allowed of ``given``; ForbiddenOption names any door it opens."""
+    """Copy into ``fresh`` (new SessionOptions) what is allowed of ``given``; ForbiddenOption names the door."""
     fresh.log_severity_level = ERROR
     if given is None:
         return fresh

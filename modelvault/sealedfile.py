@@ -13,7 +13,7 @@ from modelvault import _files, merkle
 from modelvault.container import MAX_ENVELOPE, PRELUDE, Header, Prelude
 from modelvault.envelope import Envelope
 from modelvault.errors import FileError, FormatError, PayloadTampered
-from modelvault.manifest import BLOCK, Extent, GrantStatement, MAX_GRANT, ModelStatement
+from modelvault.manifest import BLOCK, MAX_GRANT, Extent, GrantStatement, ModelStatement
 
 T = TypeVar("T")
 Progress = Callable[[int], None]

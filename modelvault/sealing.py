@@ -238,17 +238,20 @@ def _back_to_back(sizes: list[tuple[str, int]]) -> tuple[Extent, ...]:
     return tuple(extents)
 
 
+_END = memoryview(b"")
+
+
 class _Cutter:
     """Cuts a stream of pieces at given sizes; pieces may straddle a cut."""
 
     def __init__(self, stream: Iterator[memoryview]) -> None:
         self._stream = stream
-        self._rest = memoryview(b"")
+        self._rest = _END
 
     def take(self, size: int) -> Iterator[memoryview]:
         while size > 0:
-            piece = self._rest or next(self._stream, None)
-            if piece is None:
+            piece = self._rest or next(self._stream, _END)
+            if not piece:
                 return
             self._rest = piece[size:]
             yield piece[:size]

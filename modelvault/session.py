@@ -5,7 +5,7 @@ import contextlib
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import onnxruntime
@@ -38,7 +38,7 @@ def available_providers() -> list[str]:
     return list(onnxruntime.get_available_providers())
 
 
-class GuardedSession(onnxruntime.InferenceSession):  # type: ignore[misc]
+class GuardedSession(onnxruntime.InferenceSession):
     """An :class:`onnxruntime.InferenceSession` over decrypted weights that it owns, and wipes when closed.
 
     Made by :func:`modelvault.load`; a context manager; safe to use from several threads. Whatever would write the

@@ -169,9 +169,7 @@ def _quote(text: str) -> str:
     return f'"{text}"'
 
 
-def _entry(
-    name: str, models: list[str], threshold: int, minimum: str, keys: list[tuple[str, PublisherPublic]]
-) -> str:
+def _entry(name: str, models: list[str], threshold: int, minimum: str, keys: list[tuple[str, PublisherPublic]]) -> str:
     check_name(name, "name")
     check_version(minimum, "minimum_version")
     lines = ["", "[[publisher]]", f"name = {_quote(name)}", f"models = [{', '.join(map(_quote, models))}]"]

@@ -78,4 +78,3 @@ def verify_grant(grant: UnverifiedGrant, model: VerifiedModel, digest: bytes, so
     if not grant.envelope.verified_by(model.publisher.keys):
         raise UntrustedPublisher(f"{source}: the grant is not signed by publisher {model.publisher.name}")
     return grant.statement
-

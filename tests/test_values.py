@@ -18,9 +18,15 @@ from modelvault.trust import TrustPolicy, add_publisher
 def a_statement(root: bytes = bytes(32)) -> ModelStatement:
     graph, index = sealed_length(100), sealed_length(50)
     return ModelStatement(
-        name="fraud", version="1.2", created=datetime(2026, 1, 1, tzinfo=UTC), nonce=bytes(32), root=root,
+        name="fraud",
+        version="1.2",
+        created=datetime(2026, 1, 1, tzinfo=UTC),
+        nonce=bytes(32),
+        root=root,
         extents=(Extent(kind="graph", offset=0, length=graph), Extent(kind="index", offset=graph, length=index)),
-        key_commitment=bytes(32), policy=Terms(providers=("CPUExecutionProvider",)), publishers=("SHA256:x",),
+        key_commitment=bytes(32),
+        policy=Terms(providers=("CPUExecutionProvider",)),
+        publishers=("SHA256:x",),
     )
 
 

@@ -67,7 +67,9 @@ def find_tip(log: Path, descriptor: int, key: HostPublic) -> Tip:
 def _remembered(log: Path, descriptor: int, size: int, key: HostPublic) -> Tip | None:
     """The state file's tip, if it parses and the log's line there is a head that says the same."""
     try:
-        fields = Fields(json_decode(_files.read_bytes(state_path(log), limit=MAX_STATE), "state", limit=MAX_STATE), "state")
+        fields = Fields(
+            json_decode(_files.read_bytes(state_path(log), limit=MAX_STATE), "state", limit=MAX_STATE), "state"
+        )
         edge = [bytes.fromhex(h) for h in fields.texts("edge", limit=64)]
         tip = Tip(
             origin=fields.text("origin"),
@@ -79,9 +81,7 @@ def _remembered(log: Path, descriptor: int, size: int, key: HostPublic) -> Tip |
     except (FormatError, FileError, ValueError):
         return None
     if tip.offset > size:
-        raise AuditTampered(
-            f"{log}: {size} bytes, but {tip.offset} were committed", verdict="truncated", line=None
-        )
+        raise AuditTampered(f"{log}: {size} bytes, but {tip.offset} were committed", verdict="truncated", line=None)
     return tip if _head_agrees(descriptor, tip, key) else None
 
 

@@ -1,0 +1,10 @@
+"""ONNX files: take a model apart into a small graph and one region of weights. The only importer of ``onnx``.
+
+The graph keeps its meaning and every weight its bits. Large weights of the main graph become external data in the
+file ``weights``, which exists only in the loader's memory; everything else that was external is taken into the graph.
+"""
+
+from modelvault.onnxfile.layout import ALIGNMENT, IOEntry, SourceFile, SplitModel, TensorEntry
+from modelvault.onnxfile.split import parse, split
+
+__all__ = ["ALIGNMENT", "IOEntry", "SourceFile", "SplitModel", "TensorEntry", "parse", "split"]

@@ -1,0 +1,122 @@
+"""A model taken apart: its graph, and the weights region as a stream that is read once."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from modelvault import _files
+from modelvault.errors import ModelError
+
+ALIGNMENT = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFile:
+    """A file that the model was read from: POSIX path relative to the model's folder, bytes."""
+
+    path: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorEntry:
+    """A weight of the region: offset and length in bytes; dtype in ONNX's words (FLOAT, INT8 ...)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IOEntry:
+    """An input or output; a dimension is a number, a name, or None."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+
+@dataclass(slots=True)
+class Slot:
+    """A place in the region and where its bytes come from: ``data`` in memory, else an external file's range."""
+
+    offset: int
+    length: int
+    data: bytes | None = None
+    start: int = 0
+
+
+@dataclass(slots=True)
+class SplitModel:
+    """A model taken apart: serialised ``graph``, and ``region`` bytes of weights to be streamed once."""
+
+    graph: bytes
+    tensors: tuple[TensorEntry, ...]
+    region: int
+    sources: tuple[SourceFile, ...]
+    inputs: tuple[IOEntry, ...]
+    outputs: tuple[IOEntry, ...]
+    _folder: Path
+    _inline: list[Slot]
+    _external: dict[str, list[Slot]]
+    _digests: dict[str, bytes] = field(default_factory=dict)
+
+    def stream(self, piece: int) -> Iterator[memoryview]:
+        """The region's bytes in order, in views of at most ``piece`` bytes, each valid until the next is taken.
+
+        Memory does not grow with external data; every external file is read once, whole, and hashed on the way.
+        Raises FileError, ModelError where a file changed since it was looked at.
+        """
+        at = 0
+        for slot in self._inline:
+            yield from _zeros(slot.offset - at)
+            yield from _pieces(memoryview(slot.data or b""), piece)
+            at = slot.offset + slot.length
+        buffer = memoryview(bytearray(piece))
+        for source in self.sources[1:]:
+            for slot_offset, view in self._read_source(source, buffer):
+                yield from _zeros(slot_offset - at)
+                yield view
+                at = slot_offset + len(view)
+        yield from _zeros(self.region - at)
+
+    def _read_source(self, source: SourceFile, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
+        """(place in the region, bytes) for each part of an external file that a weight uses."""
+        slots, next_slot, digest = self._external.get(source.path, []), 0, hashlib.sha256()
+        descriptor = _files.open_inside(self._folder, source.path)
+        try:
+            if os.fstat(descriptor).st_size != source.size:
+                raise ModelError(f"{self._folder / source.path}: changed while the model was being read")
+            for at in range(0, source.size, len(buffer)):
+                view = buffer[: min(len(buffer), source.size - at)]
+                _files.read_into(descriptor, view, at)
+                digest.update(view)
+                while next_slot < len(slots) and slots[next_slot].start < at + len(view):
+                    slot = slots[next_slot]
+                    begin = max(slot.start, at)
+                    end = min(slot.start + slot.length, at + len(view))
+                    yield slot.offset + begin - slot.start, view[begin - at : end - at]
+                    if end < slot.start + slot.length:
+                        break
+                    next_slot += 1
+        finally:
+            os.close(descriptor)
+        self._digests[source.path] = digest.digest()
+
+    def source_digests(self) -> dict[str, bytes]:
+        """SHA-256 of every source file by path; complete once the stream has been read to its end."""
+        return dict(self._digests)
+
+
+def _zeros(count: int) -> Iterator[memoryview]:
+    if count:
+        yield memoryview(bytes(count))
+
+
+def _pieces(data: memoryview, piece: int) -> Iterator[memoryview]:
+    for at in range(0, len(data), piece):
+        yield data[at : at + piece]
