@@ -52,22 +52,22 @@ CONFIG_DOORS = (
     "session.use_ort_model_bytes_for_initializers",
 )
 
+_CUDA = """
+    device_id gpu_mem_limit arena_extend_strategy cudnn_conv_algo_search do_copy_in_default_stream
+    cudnn_conv_use_max_workspace cudnn_conv1d_pad_to_nc1d enable_cuda_graph prefer_nhwc use_tf32
+    use_ep_level_unified_stream fuse_conv_bias sdpa_kernel
+"""
+# Left out on purpose: engine caches, dumps and compiled contexts, which write the model to disk.
 PROVIDER_OPTIONS: dict[str, frozenset[str]] = {
     CPU: frozenset({"arena_extend_strategy"}),
-    "CUDAExecutionProvider": frozenset(
-        {
-            "device_id", "gpu_mem_limit", "arena_extend_strategy", "cudnn_conv_algo_search",
-            "do_copy_in_default_stream", "cudnn_conv_use_max_workspace", "cudnn_conv1d_pad_to_nc1d", "enable_cuda_graph", "prefer_nhwc", "use_tf32",
-            "use_ep_level_unified_stream", "fuse_conv_bias", "sdpa_kernel",
-        }
-    ),
+    "CUDAExecutionProvider": frozenset(_CUDA.split()),
     "ROCMExecutionProvider": frozenset({"device_id", "gpu_mem_limit", "arena_extend_strategy"}),
     "DmlExecutionProvider": frozenset({"device_id", "performance_preference", "device_filter"}),
     "XnnpackExecutionProvider": frozenset({"intra_op_num_threads"}),
     "TensorrtExecutionProvider": frozenset(
         {"device_id", "trt_max_workspace_size", "trt_fp16_enable", "trt_bf16_enable", "trt_int8_enable"}
     ),
-}  # fmt: skip
+}
 
 
 def rebuild(given: Any, fresh: Any) -> Any:

@@ -25,13 +25,16 @@ _open_sessions: "weakref.WeakSet[GuardedSession]" = weakref.WeakSet()
 
 
 def choose_memory(mode: str, model: Decrypted) -> str:
-    """``lean`` keeps the weights once and skips prepacking; ``fast`` prepacks. ``auto`` prepacks quantised models."""
+    """``lean`` keeps the weights once and skips prepacking; ``fast`` prepacks. ``auto`` is lean where
+    most of the weights are floats: quantised kernels need prepacking, float kernels hardly notice (docs/PERFORMANCE.md).
+    """
     if mode not in MEMORY_MODES:
         raise ValueError(f"memory: expected one of {', '.join(MEMORY_MODES)}, got {mode!r}")
     if mode != "auto":
         return mode
-    quantised = sum(t.length for t in model.index.tensors if t.dtype in QUANTISED)
-    return "fast" if 2 * quantised > model.index.region else "lean"
+    tensors = model.index.tensors
+    floats = sum(t.length for t in tensors if t.dtype not in QUANTISED)
+    return "lean" if 2 * floats > sum(t.length for t in tensors) else "fast"
 
 
 def available_providers() -> list[str]:
