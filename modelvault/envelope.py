@@ -63,7 +63,10 @@ class Envelope:
             raise FormatError(f"{field}.signatures: expected at least one")
         if len({s.keyid for s in signatures}) != len(signatures):
             raise FormatError(f"{field}.signatures: two signatures of one key")
-        return cls(payload=payload, signatures=signatures)
+        envelope = cls(payload=payload, signatures=signatures)
+        if envelope.to_bytes() != data:  # one value, one encoding: nothing can hide in the spelling
+            raise FormatError(f"{field}: JSON is not canonical")
+        return envelope
 
     def verified_by(self, keys: Iterable[Verifier]) -> frozenset[str]:
         """Fingerprints of those of ``keys`` that signed; SignatureInvalid where one of them signed wrongly."""

@@ -2,11 +2,15 @@
 
 import atexit
 import contextlib
+import os
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
+
+# onnxruntime 1.32 records events about processes and sessions in ~/.cache and uploads them, unless told before import.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import onnxruntime
 
@@ -20,6 +24,8 @@ from modelvault.manifest import ModelStatement
 NOWHERE = "/dev/null/modelvault"  # no path can stand below it
 QUANTISED = frozenset({"INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2"})
 MEMORY_MODES = ("auto", "lean", "fast")
+
+onnxruntime.disable_telemetry_events()  # for a process that had imported it before
 
 _open_sessions: "weakref.WeakSet[GuardedSession]" = weakref.WeakSet()
 
