@@ -31,8 +31,10 @@ _open_sessions: "weakref.WeakSet[GuardedSession]" = weakref.WeakSet()
 
 
 def choose_memory(mode: str, model: Decrypted) -> str:
-    """``lean`` keeps the weights once and skips prepacking; ``fast`` prepacks. ``auto`` is lean where
-    most of the weights are floats: quantised kernels need prepacking, float kernels hardly notice (docs/PERFORMANCE.md).
+    """``lean`` keeps the weights once and skips prepacking; ``fast`` prepacks.
+
+    ``auto`` is lean where most of the weights are floats: quantised kernels need prepacking, float kernels hardly
+    notice (docs/PERFORMANCE.md).
     """
     if mode not in MEMORY_MODES:
         raise ValueError(f"memory: expected one of {', '.join(MEMORY_MODES)}, got {mode!r}")

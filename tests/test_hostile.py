@@ -1,4 +1,4 @@
-"""Hostile sealed files: every byte of the header, every length, every boundary, and what a malicious party would swap."""
+"""Hostile sealed files: every byte of the header, every length and boundary, and what a malicious party would swap."""
 
 import json
 import struct
@@ -11,7 +11,7 @@ import onnx
 import pytest
 from conftest import Parties
 
-from modelvault import decryption, envelope, granting, sealing
+from modelvault import decryption, envelope, granting, onnxfile, sealing
 from modelvault.container import PRELUDE, Header, payload_offset
 from modelvault.errors import (
     FormatError,
@@ -79,7 +79,7 @@ def test_a_flipped_byte_anywhere_in_the_payload_is_refused(parties: Parties, sma
         for at in (extent.offset, extent.offset + 60, extent.offset + extent.length - 1):
             flipped = bytearray(data)
             flipped[start + at] ^= 0x80
-            changed = with_bytes(small, flipped)
+            changed = with_bytes(small, bytes(flipped))
             with pytest.raises(PayloadTampered):
                 verify(changed, parties.trust)
             with pytest.raises(PayloadTampered):
@@ -274,7 +274,7 @@ def crafted(parties: Parties, monkeypatch: pytest.MonkeyPatch, change: Any) -> P
         change(graph)
         return replace(model, graph=graph.SerializeToString())
 
-    monkeypatch.setattr(sealing.onnxfile, "split", malicious)
+    monkeypatch.setattr(onnxfile, "split", malicious)
     return parties.seal(output="crafted.mvlt")
 
 

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -80,12 +81,12 @@ def test_without_a_trust_policy_nothing_loads(parties: Parties, sealed: Path) ->
 
 def test_an_untrusted_name_or_old_version(parties: Parties, sealed: Path) -> None:
     publisher = parties.trust.publishers[0]
-    for change, kind, words in (
+    changes: tuple[tuple[dict[str, Any], type[ModelVaultError], str], ...] = (
         ({"models": ("fraud-*",)}, UntrustedPublisher, "no publisher may seal 'direction'"),
         ({"minimum_version": "2"}, PolicyDenied, "version 1 is older"),
-    ):
-        fields = {"name": "acme", "models": ("*",), "threshold": 1, "keys": publisher.keys, **change}
-        trust = TrustPolicy(publishers=(type(publisher)(**fields),))
+    )
+    for change, kind, words in changes:
+        trust = TrustPolicy(publishers=(replace(publisher, **change),))
         with pytest.raises(kind, match=words):
             parties.load(sealed, trust=trust)
 
