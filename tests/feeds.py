@@ -19,9 +19,7 @@ _SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     "ppocr-cls": {"x": (1, 3, 48, 192)},
     "ppocr-det": {"x": (1, 3, 64, 96)},
     "ppocr-rec": {"x": (1, 3, 48, 320)},
-    **{
-        key: {"input": (1, 512), "state": (2, 1, 128)} for key in ("silero-vad", "silero-vad-ifless", "silero-vad-half")
-    },
+    **{f"silero-vad{kind}": {"input": (1, 512), "state": (2, 1, 128)} for kind in ("", "-ifless", "-half")},
 }
 
 
