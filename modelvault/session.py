@@ -9,8 +9,10 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
-# onnxruntime 1.32 records events about processes and sessions in ~/.cache and uploads them, unless told before import.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+# onnxruntime 1.32 records events about processes and sessions in ~/.cache and uploads them, unless told before import;
+# and it takes options from the model's own metadata where the second variable says so, whatever its caller wants.
+_ENVIRONMENT = {"ORT_DISABLE_TELEMETRY": "1", "ORT_LOAD_CONFIG_FROM_MODEL": "0"}
+os.environ.update(_ENVIRONMENT)
 
 import onnxruntime
 
@@ -83,6 +85,7 @@ class GuardedSession(onnxruntime.InferenceSession):
         _open_sessions.add(self)
 
     def _open(self, given: Any, providers: Mapping[str, Mapping[str, str]]) -> None:
+        os.environ.update(_ENVIRONMENT)  # somebody may have set them since
         chosen = options.rebuild(given, onnxruntime.SessionOptions())
         self._public_options = options.rebuild(given, onnxruntime.SessionOptions())
         chosen.add_session_config_entry("session.model_external_initializers_file_folder_path", NOWHERE)
