@@ -1,6 +1,7 @@
 """Decrypt a sealed payload into private memory: one pass that hashes and decrypts, all of it undone on any doubt."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidTag
@@ -23,6 +24,11 @@ class Decrypted:
     index: Index
     assets: dict[str, SecureBuffer]
 
+    @property
+    def locked(self) -> bool:
+        """Whether the system keeps every part out of swap."""
+        return all(b.locked for b in (self.weights, *self.assets.values()))
+
     def wipe(self) -> None:
         for buffer in (self.graph, self.weights, *self.assets.values()):
             buffer.wipe()
@@ -36,13 +42,21 @@ class _Room:
     places: dict[int, memoryview] = field(default_factory=dict)
 
 
-def decrypt(sealed: SealedFile, key: FileKey, progress: Progress | None = None) -> Decrypted:
+def decrypt(
+    sealed: SealedFile,
+    key: FileKey,
+    progress: Progress | None = None,
+    check_buffers: Callable[[bool], None] | None = None,
+) -> Decrypted:
     """Read the payload once, hash and decrypt it on all cores, and hand it out only if its root is the signed one.
 
-    Raises PayloadTampered, FormatError, FileError; whatever was decrypted by then is wiped.
+    ``check_buffers`` is told, before a byte is decrypted, whether all buffers are locked. Raises PayloadTampered,
+    FormatError, FileError; whatever was decrypted by then is wiped.
     """
     room = _make_room(sealed.statement.extents)
     try:
+        if check_buffers:
+            check_buffers(all(b.locked for b in room.buffers))
         _fill(sealed, key, room, progress)
         return _open_index(sealed, room)
     except BaseException:

@@ -5,6 +5,7 @@ from typing import Any
 
 from modelvault._codec import Fields, json_decode, json_encode
 from modelvault._files import split_inside
+from modelvault.envelopes import InputEnvelope
 from modelvault.errors import FileError, FormatError
 
 MAX_INDEX = 64 * 2**20
@@ -34,16 +35,19 @@ class TensorPlace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
-    """What the payload holds. ``assets`` stand in the order of the asset extents."""
+    """What the payload holds. ``assets`` stand in the order of the asset extents; ``guard`` bounds the inputs."""
 
     region: int
     sources: tuple[FileEntry, ...]
     tensors: tuple[TensorPlace, ...]
     assets: tuple[FileEntry, ...]
+    guard: InputEnvelope | None = None
 
     def to_bytes(self) -> bytes:
+        guard = {} if self.guard is None else {"guard": self.guard.to_list()}
         return json_encode(
             {
+                **guard,
                 "assets": [_file_dict(f) for f in self.assets],
                 "region": self.region,
                 "sources": [_file_dict(f) for f in self.sources],
@@ -59,6 +63,7 @@ class Index:
         """Parse; FormatError names the field below ``field``."""
         fields = Fields(json_decode(data, field, limit=MAX_INDEX), field)
         region = fields.integer("region")
+        guard = fields.items("guard", None)
         index = cls(
             region=region,
             sources=_files(fields.items("sources", limit=MAX_ASSETS), f"{field}.sources"),
@@ -67,6 +72,7 @@ class Index:
                 for n, item in enumerate(fields.items("tensors", limit=MAX_TENSORS))
             ),
             assets=_files(fields.items("assets", limit=MAX_ASSETS), f"{field}.assets"),
+            guard=None if guard is None else InputEnvelope.from_list(guard, f"{field}.guard"),
         )
         fields.done()
         if len({a.path for a in index.assets}) != len(index.assets):
