@@ -27,6 +27,11 @@ class SecureBuffer:
                 self._advise(getattr(mmap, name))
         self.locked = _lock(ctypes.addressof(self._whole), len(self._map))
 
+    @property
+    def mapped(self) -> mmap.mmap:
+        """The memory itself, for searching in it without a copy."""
+        return self._map
+
     def _advise(self, advice: int) -> None:
         try:
             self._map.madvise(advice)

@@ -71,9 +71,9 @@ def choose_memory(mode: str, model: Decrypted) -> str:
     """
     if mode != "auto":
         return mode
-    tensors = model.index.tensors
-    floats = sum(t.length for t in tensors if t.dtype not in QUANTISED)
-    return "lean" if 2 * floats > sum(t.length for t in tensors) else "fast"
+    weights = model.index.weights
+    floats = sum(size for dtype, size in weights.items() if dtype not in QUANTISED)
+    return "lean" if 2 * floats > sum(weights.values()) else "fast"
 
 
 def available_providers() -> list[str]:
