@@ -135,6 +135,7 @@ def _decrypt(
 def _check_log(log: AuditLog, trust: TrustPolicy) -> None:
     if trust.audit_key is not None and log.key_fingerprint != trust.audit_key:
         raise PolicyDenied(f"audit log is signed by {log.key_fingerprint}, the trust policy expects {trust.audit_key}")
+    log.obey(trust.audit)
 
 
 def _authorise(sealed: SealedFile, request: _Request, record: dict[str, Any]) -> GrantStatement:
