@@ -4,7 +4,9 @@ A policy is a TOML file. Public keys stand in files beside it, and the policy pi
 """
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from modelvault import _files
 from modelvault._codec import Fields
 from modelvault.auditterms import AuditTerms
 from modelvault.envelope import Envelope, Verifier
-from modelvault.errors import FileError, FormatError, PolicyDenied, UntrustedPublisher
+from modelvault.errors import FileError, FormatError, PolicyDenied, Revoked, UntrustedPublisher
 from modelvault.keys import PublisherPublic
 from modelvault.manifest import ModelStatement, check_name, check_version, version_key
 from modelvault.policy import read_toml
@@ -23,13 +25,22 @@ MAX_KEY_FILE = 64 * 2**10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publisher:
-    """One publisher: at least ``threshold`` of its distinct keys must have signed a model it vouches for."""
+    """One publisher: at least ``threshold`` of its distinct keys must have signed a model it vouches for.
+
+    ``allow_older`` lets a host go back to a version older than one it has loaded. ``handover`` is the number of the
+    last hand-over followed, ``retired`` the keys given up on the way, by the hand-over that did it; ``revoked`` holds
+    reasons by key. A signature by a retired or revoked key counts for nothing.
+    """
 
     name: str
     models: tuple[str, ...]
     threshold: int
     keys: tuple[Verifier, ...]
     minimum_version: str = "0"
+    allow_older: bool = False
+    handover: int = 0
+    retired: Mapping[str, int] = field(default_factory=dict)
+    revoked: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -37,11 +48,26 @@ class Publisher:
             "models": list(self.models),
             "threshold": self.threshold,
             "minimum_version": self.minimum_version,
+            "allow_older": self.allow_older,
+            "handover": self.handover,
             "keys": [key.fingerprint for key in self.keys],
         }
 
     def covers(self, model: str) -> bool:
         return any(fnmatchcase(model, pattern) for pattern in self.models)
+
+    def signers(self, envelope: Envelope) -> frozenset[str]:
+        """Fingerprints of this publisher's keys that signed and still count; SignatureInvalid where one is wrong."""
+        return envelope.verified_by(key for key in self.keys if key.fingerprint not in self.revoked)
+
+    def refusal(self, envelope: Envelope, short: str) -> UntrustedPublisher | Revoked:
+        """Why the signatures are too few: ``short``, or that a key which would count was revoked or given up."""
+        for keyid in (s.keyid for s in envelope.signatures):
+            if keyid in self.revoked:
+                return Revoked(f"{short}: publisher key {keyid} was revoked: {self.revoked[keyid]}")
+            if keyid in self.retired:
+                return UntrustedPublisher(f"{short}: {keyid} was rotated out by hand-over {self.retired[keyid]}")
+        return UntrustedPublisher(short)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +80,26 @@ class VerifiedModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RevocationTerms:
+    """Where the revocation list lies, how old it may be (None: as old as it is), and who may have signed it."""
+
+    path: Path
+    max_age: timedelta | None
+    threshold: int
+    keys: tuple[Verifier, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrustPolicy:
-    """All publishers that this host trusts, and what it asks of the host's audit log."""
+    """All publishers that this host trusts, what it asks of the host's audit log, and where revocations come from.
+
+    ``folder`` is the policy's own, where hand-overs are looked for.
+    """
 
     publishers: tuple[Publisher, ...]
     audit: AuditTerms = field(default_factory=AuditTerms)
+    revocation: RevocationTerms | None = None
+    folder: Path | None = None
 
     @property
     def audit_key(self) -> str | None:
@@ -78,24 +119,29 @@ class TrustPolicy:
             for number, item in enumerate(fields.items("publisher", [], limit=1024))
         )
         audit = AuditTerms.from_dict(fields.mapping("audit", {}), f"{path}: audit")
+        revocation = _revocation(fields.mapping("revocation", None), f"{path}: revocation", path.parent)
         fields.done()
         if len({p.name for p in publishers}) != len(publishers):
             raise FormatError(f"{path}: two publishers of one name")
-        return cls(publishers=publishers, audit=audit)
+        return cls(publishers=publishers, audit=audit, revocation=revocation, folder=path.parent)
 
     def verify_model(self, envelope: Envelope, statement: ModelStatement, source: str) -> VerifiedModel:
-        """The statement as verified, or SignatureInvalid, UntrustedPublisher, PolicyDenied."""
-        short = []
-        for publisher in self.publishers:
-            if not publisher.covers(statement.name):
-                continue
-            signers = envelope.verified_by(publisher.keys)
+        """The statement as verified, or SignatureInvalid, UntrustedPublisher, Revoked, PolicyDenied.
+
+        The policy as it stands: :func:`modelvault.trustupdates.updated` applies hand-overs and revocations first.
+        """
+        short, covering = [], [p for p in self.publishers if p.covers(statement.name)]
+        for publisher in covering:
+            signers = publisher.signers(envelope)
             if len(signers) >= publisher.threshold:
                 _check_version(statement, publisher, source)
                 return VerifiedModel(statement=statement, publisher=publisher, signers=signers)
             short.append(f"{publisher.name}: {len(signers)} of {publisher.threshold} signatures")
-        found = "; ".join(short) or f"no publisher may seal {statement.name!r}"
-        raise UntrustedPublisher(f"{source}: not signed by a trusted publisher ({found})")
+        found = f"{source}: not signed by a trusted publisher ("
+        if not covering:
+            raise UntrustedPublisher(f"{found}no publisher may seal {statement.name!r})")
+        refusals = [p.refusal(envelope, f"{found}{'; '.join(short)})") for p in covering]
+        raise max(refusals, key=lambda r: isinstance(r, Revoked))
 
 
 def _check_version(statement: ModelStatement, publisher: Publisher, source: str) -> None:
@@ -106,23 +152,46 @@ def _check_version(statement: ModelStatement, publisher: Publisher, source: str)
         )
 
 
+def _revocation(item: Any, field: str, folder: Path) -> RevocationTerms | None:
+    if item is None:
+        return None
+    fields = Fields(item, field)
+    hours = fields.integer("max_age_hours", None, low=1, high=876_000)
+    terms = RevocationTerms(
+        path=folder / fields.text("list"),
+        max_age=None if hours is None else timedelta(hours=hours),
+        threshold=fields.integer("threshold", 1, low=1, high=64),
+        keys=_keys(fields, folder),
+    )
+    fields.done()
+    _check_threshold(terms.threshold, terms.keys, field)
+    return terms
+
+
+def _check_threshold(threshold: int, keys: tuple[Verifier, ...], field: str) -> None:
+    if len({key.fingerprint for key in keys}) != len(keys):
+        raise FormatError(f"{field}.key: one key is listed twice")
+    if threshold > len(keys):
+        raise FormatError(f"{field}.threshold: {threshold} signatures of {len(keys)} keys")
+
+
+def _keys(fields: Fields, folder: Path) -> tuple[PublisherPublic, ...]:
+    items = fields.items("key", limit=64)
+    return tuple(_key(item, f"{fields.path}.key[{number}]", folder) for number, item in enumerate(items))
+
+
 def _publisher(item: Any, field: str, folder: Path) -> Publisher:
     fields = Fields(item, field)
-    keys = tuple(
-        _key(entry, f"{field}.key[{number}]", folder) for number, entry in enumerate(fields.items("key", limit=64))
-    )
     publisher = Publisher(
         name=check_name(fields.text("name"), f"{field}.name"),
         models=fields.texts("models", limit=1024),
         threshold=fields.integer("threshold", 1, low=1, high=64),
-        keys=keys,
+        keys=_keys(fields, folder),
         minimum_version=check_version(fields.text("minimum_version", "0"), f"{field}.minimum_version"),
+        allow_older=fields.boolean("allow_older", False),
     )
     fields.done()
-    if len({key.fingerprint for key in keys}) != len(keys):
-        raise FormatError(f"{field}.key: one key is listed twice")
-    if publisher.threshold > len(keys):
-        raise FormatError(f"{field}.threshold: {publisher.threshold} signatures of {len(keys)} keys")
+    _check_threshold(publisher.threshold, publisher.keys, field)
     return publisher
 
 
