@@ -34,7 +34,7 @@ from modelvault.policy import Terms, read_terms
 @click.option("--asset", "assets", multiple=True, type=FILE, help="A file to seal beside the model. Repeatable.")
 @click.option("--policy", type=FILE, help="TOML: not_before, not_after, providers, min_loader, for every recipient.")
 @click.option("--public-io", is_flag=True, help="Show input and output names and shapes to everybody.")
-@click.option("--keep-docs", is_flag=True, help="Keep doc strings and exporters' notes.")
+@click.option("--keep-docs", is_flag=True, help="Keep doc strings, exporters' notes and inner names.")
 @click.option("--dry-run", is_flag=True, help="Check everything, write nothing.")
 @click.option("--force", is_flag=True, help="Replace an existing output file.")
 @passphrase_option
