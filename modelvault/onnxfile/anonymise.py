@@ -60,6 +60,9 @@ def _rename_nodes(nodes: Iterable[NodeProto], scope: Scope, numbers: Iterator[st
         node.ClearField("name")
         node.input[:] = [scope.get(name, name) for name in node.input]
         node.output[:] = [scope.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            for tensor in [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]:
+                tensor.ClearField("name")
         for graph in subgraphs([node]):
             graph.name = "g"
             _rename(graph, scope, numbers)
