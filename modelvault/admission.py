@@ -149,9 +149,9 @@ def authorise(sealed: SealedFile, request: Request, record: dict[str, Any]) -> A
     source, statement, digest = str(sealed.path), sealed.statement, sealed.statement_digest
     record |= {"model": {"name": statement.name, "version": statement.version}, "statement": digest.hex()}
     trust = updated(request.trust)
+    record |= trust.seen()
     verified = trust.policy.verify_model(sealed.envelope, statement, source)
     record |= {"publisher": verified.publisher.name, "signers": sorted(verified.signers)}
-    record |= trust.seen(verified.publisher)
     mine = request.identity.public.fingerprint
     record |= {"recipient": mine}
     trust.check_model(verified, digest, source)

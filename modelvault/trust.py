@@ -21,6 +21,7 @@ from modelvault.manifest import ModelStatement, check_name, check_version, versi
 from modelvault.policy import read_toml
 
 MAX_KEY_FILE = 64 * 2**10
+FRESH = "# Who may vouch for which models on this host.\nversion = 1\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,22 +214,51 @@ def add_publisher(
 
     The key files are copied to the folder ``trusted`` beside the policy. Raises FormatError, FileError.
     """
-    if not 0 < threshold <= len(key_files):
-        raise FormatError(f"threshold: {threshold} signatures of {len(key_files)} keys")
-    keys = [PublisherPublic.from_pem(_files.read_bytes(p, limit=MAX_KEY_FILE), str(p)) for p in key_files]
     existing = TrustPolicy.read(policy) if policy.exists() else None
     if existing and name in {p.name for p in existing.publishers}:
         raise FormatError(f"{policy}: publisher {name!r} is there already; edit its entry by hand")
-    text = policy.read_text("utf-8") if existing else "# Who may vouch for which models on this host.\nversion = 1\n"
-    files = [f"trusted/{_file_name(key)}" for key in keys]
-    text += _entry(name, models, threshold, minimum, list(zip(files, keys, strict=True)))
+    check_name(name, "name")
+    check_version(minimum, "minimum_version")
+    lines = ["", "[[publisher]]", f"name = {_quote(name)}", f"models = [{', '.join(map(_quote, models))}]"]
+    lines += [f"minimum_version = {_quote(minimum)}"] if minimum != "0" else []
+    _extend(policy, lines, "publisher", key_files, threshold)
+    return next(p for p in TrustPolicy.read(policy).publishers if p.name == name)
+
+
+def require_revocations(
+    policy: Path, location: str, key_files: list[Path], *, threshold: int = 1, max_age_hours: int | None = None
+) -> RevocationTerms:
+    """Let a policy file ask for a revocation list at ``location``, a path relative to its folder, signed by these keys.
+
+    Raises FormatError, FileError.
+    """
+    if policy.exists() and TrustPolicy.read(policy).revocation is not None:
+        raise FormatError(f"{policy}: asks for a revocation list already; edit its entry by hand")
+    lines = ["", "[revocation]", f"list = {_quote(location)}"]
+    lines += [f"max_age_hours = {max_age_hours}"] if max_age_hours is not None else []
+    _extend(policy, lines, "revocation", key_files, threshold)
+    found = TrustPolicy.read(policy).revocation
+    assert found is not None
+    return found
+
+
+def _extend(policy: Path, lines: list[str], table: str, key_files: list[Path], threshold: int) -> None:
+    """Append a table with keys; everything is checked before anything is written."""
+    if not 0 < threshold <= len(key_files):
+        raise FormatError(f"threshold: {threshold} signatures of {len(key_files)} keys")
+    keys = [PublisherPublic.from_pem(_files.read_bytes(p, limit=MAX_KEY_FILE), str(p)) for p in key_files]
+    lines += [f"threshold = {threshold}"] if threshold != 1 else []
+    for key in keys:
+        lines += [f"[[{table}.key]]", f"file = {_quote(f'trusted/{_file_name(key)}')}"]
+        lines += [f"fingerprint = {_quote(key.fingerprint)}"]
+    text = policy.read_text("utf-8") if policy.exists() else FRESH
+    text += "\n".join(lines) + "\n"
     _check_toml(text, policy)
     with _files.failures(policy.parent):
         (policy.parent / "trusted").mkdir(parents=True, exist_ok=True)
-    for file, key in zip(files, keys, strict=True):
-        _files.write_bytes(policy.parent / file, key.to_pem())
+    for key in keys:
+        _files.write_bytes(policy.parent / "trusted" / _file_name(key), key.to_pem())
     _files.write_bytes(policy, text.encode())
-    return next(p for p in TrustPolicy.read(policy).publishers if p.name == name)
 
 
 def _file_name(key: PublisherPublic) -> str:
@@ -240,17 +270,6 @@ def _quote(text: str) -> str:
     if not text.isprintable() or '"' in text or "\\" in text:
         raise FormatError(f"{text!r}: not allowed in a trust policy")
     return f'"{text}"'
-
-
-def _entry(name: str, models: list[str], threshold: int, minimum: str, keys: list[tuple[str, PublisherPublic]]) -> str:
-    check_name(name, "name")
-    check_version(minimum, "minimum_version")
-    lines = ["", "[[publisher]]", f"name = {_quote(name)}", f"models = [{', '.join(map(_quote, models))}]"]
-    lines += [f"threshold = {threshold}"] if threshold != 1 else []
-    lines += [f"minimum_version = {_quote(minimum)}"] if minimum != "0" else []
-    for file, key in keys:
-        lines += ["[[publisher.key]]", f"file = {_quote(file)}", f"fingerprint = {_quote(key.fingerprint)}"]
-    return "\n".join(lines) + "\n"
 
 
 def _check_toml(text: str, path: Path) -> None:

@@ -38,12 +38,13 @@ class UpdatedTrust:
         if self.revocations is not None:
             self.revocations.check(kind, ids, source)
 
-    def seen(self, publisher: Publisher) -> dict[str, Any]:
+    def seen(self) -> dict[str, Any]:
         """What an audit record shall remember, so that neither list nor chain can be put back."""
         found: dict[str, Any] = {}
         if (known := self.revocations) is not None:
             found["revocations"] = {"list": known.name, "number": known.number, "digest": known.digest}
-        return found | ({"handover": publisher.handover} if publisher.handover else {})
+        followed = {p.name: p.handover for p in self.policy.publishers if p.handover}
+        return found | ({"handovers": followed} if followed else {})
 
 
 def updated(trust: TrustPolicy) -> UpdatedTrust:

@@ -84,9 +84,10 @@ class Usage:
             number = inner.integer("number"), inner.text("digest", limit=64)
             name = inner.text("list", limit=128)
             self.lists[name] = max(self.lists.get(name, (0, "")), number, key=lambda pair: pair[0])
-        if (number_seen := fields.integer("handover", None)) is not None:
-            name = fields.text("publisher", limit=128)
-            self.handovers[name] = max(self.handovers.get(name, 0), number_seen)
+        if (chains := fields.mapping("handovers", None)) is not None:
+            inner = Fields(chains, f"{fields.path}.handovers")
+            for name in chains:
+                self.handovers[name] = max(self.handovers.get(name, 0), inner.integer(name))
 
     def _done(self, record: Record, fields: Fields) -> None:
         model = Fields(fields.mapping("model"), f"{fields.path}.model")
