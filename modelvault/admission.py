@@ -12,7 +12,6 @@ from modelvault.audit import AuditLog
 from modelvault.audit.log import Event, boot_id
 from modelvault.audit.standing import Standing
 from modelvault.errors import NoMatchingKey, PolicyDenied
-from modelvault.filekey import Identity
 from modelvault.machine import machine_id
 from modelvault.manifest import GrantStatement, ModelStatement, version_key
 from modelvault.metering import Limit, RunMeter
@@ -32,10 +31,10 @@ CLOCK_TOLERANCE = timedelta(seconds=60)  # what time servers may correct without
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """Everything a load is decided on."""
+    """Everything a load is decided on; ``recipient`` is the fingerprint of the key that would open the model."""
 
     trust: TrustPolicy
-    identity: Identity
+    recipient: str
     grant: Path | None = None
     providers: tuple[str, ...] = ()
     memory: str = "auto"
@@ -141,6 +140,13 @@ class Authorised:
                 raise PolicyDenied(f"revocation list {revocations.name}: another list of number {number} was seen")
 
 
+def check_log(log: AuditLog, trust: TrustPolicy) -> None:
+    """PolicyDenied unless the log is the one that the trust policy pins; the log takes over what it says."""
+    if trust.audit_key is not None and log.key_fingerprint != trust.audit_key:
+        raise PolicyDenied(f"audit log is signed by {log.key_fingerprint}, the trust policy expects {trust.audit_key}")
+    log.obey(trust.audit)
+
+
 def authorise(sealed: SealedFile, request: Request, record: dict[str, Any]) -> Authorised:
     """The grant that gives this identity this model; ``record`` gathers what the audit log shall say.
 
@@ -152,10 +158,9 @@ def authorise(sealed: SealedFile, request: Request, record: dict[str, Any]) -> A
     record |= trust.seen()
     verified = trust.policy.verify_model(sealed.envelope, statement, source)
     record |= {"publisher": verified.publisher.name, "signers": sorted(verified.signers)}
-    mine = request.identity.public.fingerprint
-    record |= {"recipient": mine}
+    record |= {"recipient": request.recipient}
     trust.check_model(verified, digest, source)
-    trust.check("recipient", (mine,), source)
+    trust.check("recipient", (request.recipient,), source)
     grant = _find_grant(sealed, request, verified, trust)
     record["grant"] = grant.grant_id
     if request.purpose is not None:
@@ -165,7 +170,7 @@ def authorise(sealed: SealedFile, request: Request, record: dict[str, Any]) -> A
 
 def _find_grant(sealed: SealedFile, request: Request, verified: VerifiedModel, trust: UpdatedTrust) -> GrantStatement:
     """The given grant, else the first embedded one for this identity; signed by the model's own publisher."""
-    mine = request.identity.public.fingerprint
+    mine = request.recipient
     if request.grant is not None:
         data = _files.read_bytes(request.grant, limit=MAX_GRANT_ENVELOPE)
         found = [(UnverifiedGrant.from_bytes(data, str(request.grant)), str(request.grant))]

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from modelvault import _files, envelope
 from modelvault.envelope import Envelope, Signer
@@ -13,6 +14,9 @@ from modelvault.handover import MAX_HANDOVER, Handover
 from modelvault.keys import PublisherPublic
 from modelvault.revocation import MAX_LIST_ENVELOPE, Entry, RevocationList
 from modelvault.sealedfile import Progress, SealedFile
+from modelvault.trust import TrustPolicy
+from modelvault.trustupdates import updated
+from modelvault.verification import verify_grant
 
 PathLike = str | os.PathLike[str]
 
@@ -57,24 +61,43 @@ def hand_over(
     return envelope.sign(payload, signers).to_bytes()
 
 
-def countersign(path: PathLike, signer: Signer) -> bytes:
-    """A hand-over file with one more signature. Raises FormatError, SignatureInvalid."""
+def countersign(path: PathLike, signer: Signer) -> tuple[bytes, int]:
+    """A hand-over file with one more signature, and how many it has now. Raises FormatError, FileError."""
     data = _files.read_bytes(path, limit=MAX_HANDOVER)
     found = Envelope.from_bytes(data, str(path), limit=MAX_HANDOVER)
     Handover.from_bytes(found.payload, str(path))
-    return _with_signature(found, signer, str(path)).to_bytes()
+    signed = _with_signature(found, signer, str(path))
+    return signed.to_bytes(), len(signed.signatures)
 
 
-def add_signature(path: PathLike, signer: Signer, *, progress: Progress | None = None) -> int:
+def add_signature(
+    path: PathLike, signer: Signer, *, regrant: TrustPolicy | None = None, progress: Progress | None = None
+) -> int:
     """Add a signature to a sealed file, once its payload is what its statement says; returns how many it has now.
 
-    The statement, its digest and so every grant stay as they are. Raises FormatError, PayloadTampered, FileError.
+    The statement, its digest and so every grant stay as they are. With ``regrant`` the embedded grants get the
+    signature, too, once file and grants hold under that policy: so that they outlive the keys that signed them first.
+
+    Raises FormatError, PayloadTampered, FileError; with ``regrant`` what :func:`modelvault.verify` raises.
     """
     with SealedFile(path) as sealed:
         sealed.verify_payload(progress)
         signed = _with_signature(sealed.envelope, signer, str(sealed.path))
-        rewrite(sealed, envelope=signed.to_bytes())
+        changes: dict[str, Any] = {"envelope": signed.to_bytes()}
+        if regrant is not None:
+            changes["grants"] = _signed_grants(sealed, signer, regrant)
+        rewrite(sealed, **changes)
     return len(signed.signatures)
+
+
+def _signed_grants(sealed: SealedFile, signer: Signer, trust: TrustPolicy) -> tuple[bytes, ...]:
+    model = updated(trust).policy.verify_model(sealed.envelope, sealed.statement, str(sealed.path))
+    grants = []
+    for number, item in enumerate(sealed.grants()):
+        source = f"{sealed.path}: grants[{number}]"
+        verify_grant(item, model, sealed.statement_digest, source)
+        grants.append(_with_signature(item.envelope, signer, source).to_bytes())
+    return tuple(grants)
 
 
 def _with_signature(found: Envelope, signer: Signer, source: str) -> Envelope:

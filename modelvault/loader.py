@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelvault import defaults, options
-from modelvault.admission import Permit, Request, admit, authorise
+from modelvault.admission import Permit, Request, admit, authorise, check_log
 from modelvault.audit import AuditLog
 from modelvault.decryption import decrypt
-from modelvault.errors import AuditUnavailable, ModelVaultError, PolicyDenied
+from modelvault.errors import AuditUnavailable, ModelVaultError
 from modelvault.filekey import FileKey, Identity
 from modelvault.hardening import apply, check_buffers, check_level
 from modelvault.sealedfile import Progress, SealedFile
@@ -82,21 +82,22 @@ def open_into(
             queries=queries,
             outputs=outputs,
         )
+        policy, own = defaults.trust_policy(trust), defaults.recipient(identity, passphrase)
         request = Request(
-            trust=defaults.trust_policy(trust),
-            identity=defaults.recipient(identity, passphrase),
+            trust=policy,
+            recipient=own.public.fingerprint,
             grant=Path(grant) if grant is not None else None,
             providers=tuple(settings.providers),
             memory=memory,
             hardening=check_level(hardening),
             purpose=purpose,
         )
-        _check_log(log, request.trust)
+        check_log(log, request.trust)
         with SealedFile(path) as sealed:
             authorised = authorise(sealed, request, record)
             apply(request.hardening)
             permit = admit(log, authorised, record)
-            key = FileKey.open(authorised.grant, request.identity, sealed.statement)
+            key = FileKey.open(authorised.grant, own, sealed.statement)
             model = decrypt(sealed, key, progress, lambda locked: check_buffers(request.hardening, locked))
             statement = sealed.statement
         session._start(model, statement, replace(settings, memory=permit.memory), permit.close)
@@ -112,12 +113,6 @@ def open_into(
     except ModelVaultError:
         session.close()
         raise
-
-
-def _check_log(log: AuditLog, trust: TrustPolicy) -> None:
-    if trust.audit_key is not None and log.key_fingerprint != trust.audit_key:
-        raise PolicyDenied(f"audit log is signed by {log.key_fingerprint}, the trust policy expects {trust.audit_key}")
-    log.obey(trust.audit)
 
 
 def _denied(log: AuditLog, record: dict[str, Any], error: BaseException) -> bool:

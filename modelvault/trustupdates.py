@@ -116,6 +116,23 @@ def follow(publisher: Publisher, data: bytes, source: str) -> Publisher:
     return following
 
 
+def install(policy: Path, name: str, data: bytes, source: str) -> Publisher:
+    """Put a hand-over where loaders look for it, once it follows the ones before; the publisher after it.
+
+    Raises UntrustedPublisher, Revoked, SignatureInvalid, FormatError, PolicyDenied, FileError.
+    """
+    current = updated(TrustPolicy.read(policy)).policy
+    known = {publisher.name: publisher for publisher in current.publishers}
+    if name not in known:
+        raise UntrustedPublisher(f"{policy}: no publisher {name!r}")
+    publisher = follow(known[name], data, source)
+    folder = policy.parent / HANDOVERS
+    with _files.failures(folder):
+        folder.mkdir(exist_ok=True)
+    _files.write_bytes(handover_path(folder, name, publisher.handover), data)
+    return publisher
+
+
 def _given_up(publisher: Publisher, handover: Handover) -> dict[str, int]:
     kept = {key.fingerprint for key in handover.keys}
     return {key.fingerprint: handover.number for key in publisher.keys if key.fingerprint not in kept}

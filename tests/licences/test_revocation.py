@@ -322,7 +322,7 @@ def test_a_hand_over_needs_old_and_new_signatures(field: Field, sealed: Path) ->
         hand_over(field, 1, [new], signers)
         refused(field, sealed, UntrustedPublisher, words)
     path = hand_over(field, 1, [new], [p.publisher])
-    path.write_bytes(issuing.countersign(path, new))
+    path.write_bytes(issuing.countersign(path, new)[0])
     refused(field, sealed, UntrustedPublisher, "was rotated out by hand-over 1")
     with pytest.raises(FormatError, match=r"signed by .* already"):
         issuing.countersign(path, new)
