@@ -12,6 +12,7 @@ from typing import Any
 from modelvault.errors import ForbiddenOption
 from modelvault.loader import open_into
 from modelvault.session import GuardedSession
+from modelvault.session import onnxruntime as _onnxruntime  # imported there with its telemetry off
 
 _HARMLESS = frozenset({"enable_fallback"})
 _CLOSED = frozenset({"read_config_from_model", "disabled_optimizers"})
@@ -44,6 +45,4 @@ class InferenceSession(GuardedSession):
 
 
 def __getattr__(name: str) -> Any:
-    import onnxruntime
-
-    return getattr(onnxruntime, name)
+    return getattr(_onnxruntime, name)
