@@ -1,17 +1,18 @@
 """Verify a log with the public key of its first epoch alone."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modelvault import merkle
+from modelvault import _files, merkle
 from modelvault._codec import b64encode
-from modelvault.audit.lines import HEAD_START, MAX_LINE, Pruned, Record, parse
+from modelvault.audit.lines import HEAD_START, MAX_LINE, PRUNED_START, Head, Pruned, Record, parse
 from modelvault.audit.quick import Progress, QuickScan
 from modelvault.audit.scan import Scan
-from modelvault.audit.segments import Segment, snapshot
+from modelvault.audit.segments import Segment, open_segment, snapshot
 from modelvault.audit.standing import Standing
 from modelvault.checkpoint import Checkpoint, Note, verifier_key
 from modelvault.errors import AuditTampered, FormatError, SignatureInvalid
@@ -75,7 +76,7 @@ def verify_log(
     kept = _kept(against) if against is not None else None
     with snapshot(path) as segments:
         standing, watched = _read(path, segments, key, kept[1].size if kept else None, progress)
-        head = _line_at(segments, standing)
+        head = _last_head(segments[-1 if standing.offset else -2])
         if kept:
             _extends(path, standing, watched, *kept)
         if visit or visit_leaf:
@@ -158,17 +159,18 @@ def _extends(path: Path, standing: Standing, root: bytes | None, note: Note, sav
         )
 
 
-def _line_at(segments: Sequence[Segment], standing: Standing) -> str:
-    """The text of the last head."""
-    segment = segments[-1] if standing.offset else segments[-2]
-    if not standing.offset:
-        segment.file.seek(max(0, segment.size - MAX_LINE - 1))
-        line = segment.file.read(MAX_LINE + 1).split(b"\n")[-2]
-    else:
-        segment.file.seek(standing.head)
-        line = segment.file.read(standing.offset - standing.head - 1)
+def last_note(path: Path) -> str:
+    """The signed checkpoint in the last line of a file that ends with a head. Raises FileError, FormatError."""
+    with contextlib.ExitStack() as stack, _files.failures(path):
+        return _last_head(open_segment(path, stack))
+
+
+def _last_head(segment: Segment) -> str:
+    segment.file.seek(max(0, segment.size - MAX_LINE - 1))
+    *_, line = segment.file.read(min(segment.size, MAX_LINE + 1)).removesuffix(b"\n").split(b"\n")
     head = parse(line, "head")
-    assert not isinstance(head, Record | Pruned)
+    if not isinstance(head, Head):
+        raise FormatError(f"{segment.path}: the last line is no head")
     return head.note.to_text()
 
 
@@ -183,7 +185,7 @@ def _visit(
     tree = merkle.Tree()
     for line, source in _record_lines(segments):
         try:
-            value = parse(line, source) if visit or line.startswith(b'{"leaf"') else None
+            value = parse(line, source) if visit or line.startswith(PRUNED_START) else None
         except FormatError as error:
             raise AuditTampered(str(error)) from None
         leaf = value.leaf if isinstance(value, Pruned) else merkle.leaf_hash(line)
