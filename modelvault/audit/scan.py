@@ -80,7 +80,7 @@ class Scan:
             if data.startswith(HEAD_START):
                 try:
                     value = parse(data.removesuffix(b"\n"), "head")
-                    if isinstance(value, Head) and value.note.signed_by(self._now.origin, self._now.key):
+                    if isinstance(value, Head) and value.note.signed_by(value.checkpoint.origin, self._now.key):
                         return True
                 except (FormatError, SignatureInvalid):
                     continue
