@@ -44,12 +44,15 @@ def write_state(log: Path, at: Standing) -> None:
         "size": at.tree.size,
         "edge": [h.hex() for h in at.tree.edge],
     }
-    temporary = log.with_name(f".{log.name}.state.tmp")
+    data = json_encode(value)
+    # In place: a rename over the old file would make some file systems wait for the disk. Half a state is no state.
     with contextlib.suppress(OSError):
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(json_encode(value))
-        temporary.replace(state_path(log))
+        descriptor = os.open(state_path(log), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            os.pwrite(descriptor, data, 0)
+            os.ftruncate(descriptor, len(data))
+        finally:
+            os.close(descriptor)
 
 
 def find_tip(log: Path, descriptor: int, first: HostPublic) -> Tip:

@@ -1,4 +1,4 @@
-"""Rates of the audit log: python tests/benchmarks/audit.py [--records 1000000] [--json]
+"""Rates of the audit log: python tests/benchmarks/auditlog.py [--records 1000000] [--json]
 
 Appends with and without the sync, one thread and several; then verifies a log of many records, one head a record (the
 loader's way) and one head a hundred (under load). What is measured side by side is printed as a ratio, too.
