@@ -9,9 +9,11 @@ COMMANDS = {
     "checkpoint": ("audit_proof", "checkpoint"),
     "prove": ("audit_proof", "prove"),
     "rotate": ("audit_keep", "rotate"),
+    "serve-witness": ("audit_witness", "serve_witness"),
     "show": ("audit_show", "show"),
     "succession": ("audit_proof", "succession"),
     "verify": ("audit_show", "verify"),
+    "witness": ("audit_witness", "witness"),
 }
 
 

@@ -18,7 +18,7 @@ from modelvault.keys import HostPublic
 PROOF_START = "c2sp.org/tlog-proof@v1"
 MAX_PROOF = 2**18
 MAX_HASHES = 63
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
+NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class RecordProof:
             raise FormatError(f"{field}: extra: expected the record's line")
         line = b64decode(lines.pop(0).removeprefix("extra "), f"{field}: extra")
         index = lines.pop(0).removeprefix("index ") if lines and lines[0].startswith("index ") else ""
-        if not _NUMBER.fullmatch(index):
+        if not NUMBER.fullmatch(index):
             raise FormatError(f"{field}: index: expected a number")
         return cls(index=int(index), path=hashes(lines, field), note=note, line=line)
 

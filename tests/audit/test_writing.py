@@ -35,6 +35,9 @@ while number < int(sys.argv[4]):
 """
 
 
+ROUNDS = int(os.environ.get("MODELVAULT_TEST_KILLS", "40"))
+
+
 def start(writer: AuditLog, key: Path, name: str, count: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", WRITER, str(writer.path), str(key), name, str(count)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -47,12 +50,11 @@ def numbers(records: list[Any], name: str) -> list[int]:
 @pytest.mark.slow
 def test_eight_writers_and_one_that_is_killed(writer: AuditLog, host: LogKey, pinned: HostPublic) -> None:
     """Reports: eight writers forking the chain; live log reported as corrupt while a writer runs."""
-    rounds = int(os.environ.get("MODELVAULT_TEST_KILLS", "20"))
     assert host.path is not None
-    steady = [start(writer, host.path, f"s{n}", 30 * rounds) for n in range(8)]
+    steady = [start(writer, host.path, f"s{n}", 20 * ROUNDS) for n in range(8)]
     promised = {}
     moments = random.Random(5)
-    for turn in range(rounds):
+    for turn in range(ROUNDS):
         victim = start(writer, host.path, f"v{turn}", 10**6)
         assert victim.stdout is not None
         assert victim.stdout.readline() == "ready\n"
@@ -68,7 +70,7 @@ def test_eight_writers_and_one_that_is_killed(writer: AuditLog, host: LogKey, pi
     fill(writer, 1)
     records = read_records(writer.path, pinned)
     for n in range(8):
-        assert numbers(records, f"s{n}") == list(range(30 * rounds))
+        assert numbers(records, f"s{n}") == list(range(20 * ROUNDS))
     for name, told in promised.items():
         written = numbers(records, name)
         assert written[: len(told)] == told  # whatever append returned for is there

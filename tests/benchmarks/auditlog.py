@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from modelvault.audit import AuditLog, LogKey, verify_log
 from modelvault.audit.standing import Standing
@@ -34,12 +35,8 @@ RECORD = {
 
 @contextmanager
 def _no_sync() -> Iterator[None]:
-    real = os.fdatasync
-    os.fdatasync = lambda descriptor: None
-    try:
+    with mock.patch.object(os, "fdatasync"):
         yield
-    finally:
-        os.fdatasync = real
 
 
 def _rate(count: int, work: Callable[[], Any]) -> float:
@@ -77,14 +74,9 @@ def fill(path: Path, host: HostKey, records: int, batch: int) -> None:
     log.append("load.intent", **RECORD)
     with _no_sync(), log._locked() as descriptor:
         at: Standing = find_tip(path, descriptor, LogKey(host).first).at
-        from modelvault.audit import log as module
-
-        real, module.write_state = module.write_state, lambda path, at: None  # type: ignore[attr-defined]
-        try:
+        with mock.patch("modelvault.audit.log.write_state"):
             for _ in range((records - at.tree.size) // batch):
                 log._write(descriptor, at, [("load.intent", RECORD)] * batch)
-        finally:
-            module.write_state = real  # type: ignore[attr-defined]
 
 
 def verifying(folder: Path, records: int, batch: int) -> dict[str, float]:
