@@ -7,7 +7,10 @@ import click
 COMMANDS = {
     "check-proof": ("audit_proof", "check_proof"),
     "checkpoint": ("audit_proof", "checkpoint"),
+    "export": ("audit_keep", "export"),
     "prove": ("audit_proof", "prove"),
+    "prune": ("audit_keep", "prune"),
+    "redact": ("audit_keep", "redact"),
     "rotate": ("audit_keep", "rotate"),
     "serve-witness": ("audit_witness", "serve_witness"),
     "show": ("audit_show", "show"),

@@ -10,7 +10,7 @@ import click
 
 from modelvault import _files
 from modelvault._codec import parse_time
-from modelvault.audit import AuditReport, verify_log
+from modelvault.audit import AuditReport, openings, verify_log
 from modelvault.audit.lines import Record
 from modelvault.audit.segments import closed_segments
 from modelvault.cli.common import FILE, json_option, print_fields, print_json, print_table, progress_bar
@@ -87,13 +87,15 @@ def show(
     as_json: bool,
 ) -> None:
     """Print the records of LOG, once it is verified."""
-    wanted = _filter(event, model, outcome, _since(since) if since else None)
+    wanted = _filter(event, model, outcome, parse_since(since, "--since") if since else None)
     records: list[Record] = []
     verify_log(
         log or audit_path(),
         store.load_host_public(key),
         visit=lambda record: records.append(record) if wanted(record) else None,
     )
+    opened = openings.read_openings(log or audit_path())
+    records = [openings.reveal(record, opened) for record in records]
     if as_json:
         print_json([r.to_dict() for r in records])
     else:
@@ -114,14 +116,15 @@ def _filter(
     return wanted
 
 
-def _since(text: str) -> datetime:
+def parse_since(text: str, option: str) -> datetime:
+    """A date, a time, or an age before now."""
     units = {"m": "minutes", "h": "hours", "d": "days"}
     if text[:-1].isdigit() and text[-1] in units and len(text) < 8:
         return datetime.now(UTC) - timedelta(**{units[text[-1]]: int(text[:-1])})
     try:
-        return parse_time(text if len(text) > 10 else f"{text}T00:00:00Z", "--since")
+        return parse_time(text if len(text) > 10 else f"{text}T00:00:00Z", option)
     except FormatError:
-        raise click.BadParameter("expected a date, a time, or an age as 90m, 12h, 7d", param_hint="--since") from None
+        raise click.BadParameter("expected a date, a time, or an age as 90m, 12h, 7d", param_hint=option) from None
 
 
 def _model(record: Record) -> tuple[str, str]:

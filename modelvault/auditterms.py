@@ -14,13 +14,14 @@ class AuditTerms:
     """None means that the policy does not ask for it.
 
     ``key`` is the fingerprint of the key that began the log. An epoch ends after ``rotate_records`` records or
-    ``rotate_days`` days. ``witness_threshold`` of ``witnesses`` must have cosigned the log's head within the last
-    ``cosigned_hours``.
+    ``rotate_days`` days. The fields in ``conceal`` are logged so that they can be redacted. ``witness_threshold`` of
+    ``witnesses`` must have cosigned the log's head within the last ``cosigned_hours``.
     """
 
     key: str | None = None
     rotate_records: int | None = None
     rotate_days: int | None = None
+    conceal: tuple[str, ...] = ()
     witnesses: tuple[VerifierKey, ...] = ()
     witness_threshold: int = 1
     cosigned_hours: int = 24
@@ -33,6 +34,7 @@ class AuditTerms:
             key=fields.text("key", None, limit=128),
             rotate_records=fields.integer("rotate_records", None, low=1),
             rotate_days=fields.integer("rotate_days", None, low=1, high=36_500),
+            conceal=fields.texts("conceal", (), limit=64),
             witnesses=tuple(
                 VerifierKey.from_text(text, f"{field}.witnesses[{number}]")
                 for number, text in enumerate(fields.texts("witnesses", (), limit=16))

@@ -2,12 +2,11 @@
 
 import contextlib
 import copy
-import fcntl
 import os
 import secrets
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +16,8 @@ from modelvault import _files, merkle
 from modelvault._codec import b64encode, format_time, json_encode, parse_time
 from modelvault.audit.keyfile import LogKey
 from modelvault.audit.lines import MAX_LINE, RESERVED, ROTATED, Head, Record, digest
-from modelvault.audit.segments import lock, same_file, segment_path
+from modelvault.audit.openings import conceal
+from modelvault.audit.segments import open_locked, segment_path
 from modelvault.audit.standing import Standing
 from modelvault.audit.tip import Tip, find_tip, write_state
 from modelvault.auditterms import AuditTerms
@@ -47,6 +47,7 @@ class AuditLog:
     that threads append while another one is syncing go out together, in one batch.
 
     ``rotate_records`` and ``rotate_after`` end an epoch by count and by age; a key without a file cannot be rotated.
+    The fields named by ``concealed`` are written as commitments, so that they can be redacted later.
     """
 
     def __init__(
@@ -56,10 +57,12 @@ class AuditLog:
         *,
         rotate_records: int | None = None,
         rotate_after: timedelta | None = None,
+        concealed: Sequence[str] = (),
     ) -> None:
         self.path = Path(path)
         self.rotate_records = rotate_records
         self.rotate_after = rotate_after
+        self.concealed = tuple(concealed)
         self._key = key if isinstance(key, LogKey) else LogKey(key)
         self._broken: str | None = None
         self._waiting: list[_Waiting] = []
@@ -75,9 +78,10 @@ class AuditLog:
         return self._key.first.fingerprint
 
     def obey(self, terms: AuditTerms) -> None:
-        """Take over when to rotate, where the trust policy says so."""
+        """Take over when to rotate and what to conceal, where the trust policy says so."""
         self.rotate_records = terms.rotate_records or self.rotate_records
         self.rotate_after = terms.rotate_after or self.rotate_after
+        self.concealed = terms.conceal or self.concealed
 
     def append(self, event: str, **fields: Any) -> Record:
         """Write one record and its head; when this returns, both are on disk.
@@ -89,6 +93,8 @@ class AuditLog:
             raise ValueError(f"audit field {sorted(clash)[0]!r} is reserved")
         if (length := len(json_encode(fields))) > MAX_LINE - OWN_FIELDS:
             raise FormatError(f"audit record: {length} bytes, above the limit of {MAX_LINE - OWN_FIELDS}")
+        if self.concealed:
+            fields = conceal(self.path, fields, self.concealed)
         mine = _Waiting((event, fields))
         with self._queue:
             self._waiting.append(mine)
@@ -107,6 +113,12 @@ class AuditLog:
         """
         with self._writer:
             return self._commit_all([], rotate=reason)[0]
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every writer, and every reader that begins, out of the log."""
+        with self._writer, self._locked():
+            yield
 
     def _write_waiting(self) -> None:
         with self._queue:
@@ -262,29 +274,11 @@ class AuditLog:
             raise AuditUnavailable(self._broken)
         with self._failures():
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor = _open_locked(self.path)
+            descriptor = open_locked(self.path)
         try:
             yield descriptor
         finally:
             os.close(descriptor)
-
-
-def _open_locked(path: Path) -> int:
-    while True:
-        created = not path.exists()
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        descriptor = os.open(path, flags, 0o600)
-        try:
-            _files.check_regular(descriptor, path)
-            if created:
-                _files.sync_folder(path.parent)
-            lock(descriptor, fcntl.LOCK_EX)
-            if same_file(descriptor, path):
-                return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)  # the file was replaced while we waited
 
 
 def _record(at: Standing, seq: int, event: str, fields: dict[str, Any], *, first: bool) -> Record:

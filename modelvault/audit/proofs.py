@@ -76,7 +76,7 @@ def prove(log: Path, key: HostPublic, seq: int, *, note: str | None = None) -> R
         key,
         against=note,
         visit=lambda record: found.append(record) if record.seq == seq else None,
-        visit_leaf=leaves.append,
+        visit_leaf=lambda leaf, line: leaves.append(leaf),
     )
     if note is not None:
         leaves = leaves[: Checkpoint.from_text(Note.from_text(note, "checkpoint").text, "checkpoint").size]
