@@ -1,4 +1,4 @@
-"""modelvault audit rotate, prune, redact, export"""
+"""modelvault audit rotate, prune, redact, export, ship"""
 
 from pathlib import Path
 from typing import Any
@@ -118,3 +118,21 @@ def export(log: Path | None, key: str, tiles: Path, as_json: bool) -> None:
 
     report = export_tiles(log or audit_path(), store.load_host_public(key), tiles)
     _print({"folder": str(tiles), "origin": report.origin, "records": report.size}, as_json)
+
+
+@click.command(epilog="Example: modelvault audit ship s3://audit-archive/host7")
+@click.argument("target")
+@LOG
+@KEY
+@json_option
+def ship(target: str, log: Path | None, key: str, as_json: bool) -> None:
+    """Copy to TARGET (a folder, or a URL that fsspec knows) what it does not have of LOG.
+
+    LOG must extend the newest checkpoint at TARGET, or nothing is copied. Closed segments and checkpoints are only
+    added, never replaced. Needs pip install 'modelvault[ship]'.
+    """
+    from modelvault.audit import shipping
+
+    path = log or audit_path()
+    copied = shipping.ship(path, store.load_host_public(key), target)
+    _print({"log": str(path), "target": target, "copied": copied}, as_json)

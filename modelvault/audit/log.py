@@ -2,11 +2,12 @@
 
 import contextlib
 import copy
+import logging
 import os
 import secrets
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -48,6 +49,7 @@ class AuditLog:
 
     ``rotate_records`` and ``rotate_after`` end an epoch by count and by age; a key without a file cannot be rotated.
     The fields named by ``concealed`` are written as commitments, so that they can be redacted later.
+    ``observe`` is told every record that this object wrote.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class AuditLog:
         self.rotate_records = rotate_records
         self.rotate_after = rotate_after
         self.concealed = tuple(concealed)
+        self.observe: Callable[[Record], None] | None = None
         self._key = key if isinstance(key, LogKey) else LogKey(key)
         self._broken: str | None = None
         self._waiting: list[_Waiting] = []
@@ -104,7 +107,17 @@ class AuditLog:
         if mine.error is not None:
             raise copy.copy(mine.error)
         assert mine.record is not None
+        if self.observe:
+            self._tell(mine.record)
         return mine.record
+
+    def _tell(self, record: Record) -> None:
+        """Whoever watches may fail: the record stands."""
+        try:
+            if self.observe:
+                self.observe(record)
+        except Exception:
+            logging.getLogger("modelvault.audit").exception("observer failed")
 
     def rotate(self, reason: str = "asked") -> Record:
         """End the epoch: name the next key, sign a last time with the present one and erase it, begin a new segment.
@@ -175,9 +188,10 @@ class AuditLog:
             raise AuditTampered(f"{closed}: stands where the ended segment belongs", verdict="forked")
         with self._failures():
             self.path.rename(closed)
+            at.next_segment()
+            write_state(self.path, at)
+            self.path.touch(mode=0o600)
             _files.sync_folder(self.path.parent)
-        at.next_segment()
-        write_state(self.path, at)
 
     def _tip(self, descriptor: int) -> Tip:
         """The committed end of the log; opens a new log, and puts a torn tail aside."""
