@@ -15,6 +15,7 @@ COMMANDS = {
     "audit": "Show or verify an audit log.",
     "completion": "Print a shell completion script.",
     "demo": "Tell the whole story on a bundled model, in a temporary folder.",
+    "doctor": "Report what this host does to protect a loaded model.",
     "grant": "Give a recipient access to a sealed model.",
     "inspect": "Show what anybody can read in a sealed file.",
     "keygen": "Make a key: publisher, recipient, owner or host.",
@@ -39,6 +40,9 @@ STATUSES: tuple[tuple[type[errors.ModelVaultError], int], ...] = (
     (errors.PolicyDenied, 11),
     (errors.AuditUnavailable, 13),
     (errors.ForbiddenOption, 14),
+    (errors.HostUnsafe, 15),
+    (errors.InputRejected, 16),
+    (errors.QueryRefused, 17),
     (errors.ModelVaultError, 1),
 )
 VERDICTS = {
