@@ -6,13 +6,15 @@ onnxruntime's own.
 """
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelvault.errors import ForbiddenOption
 from modelvault.loader import open_into
 from modelvault.session import GuardedSession
-from modelvault.session import onnxruntime as _onnxruntime  # imported there with its telemetry off
+
+_onnxruntime = sys.modules["onnxruntime"]  # imported by the session, with its telemetry off
 
 _HARMLESS = frozenset({"enable_fallback"})
 _CLOSED = frozenset({"read_config_from_model", "disabled_optimizers"})
