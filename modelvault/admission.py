@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from modelvault import _files, ledger, seats
 from modelvault._codec import format_time, parse_time
 from modelvault.audit import AuditLog
+from modelvault.audit.cosigned import check_fresh
 from modelvault.audit.log import Event, boot_id
 from modelvault.audit.standing import Standing
 from modelvault.errors import NoMatchingKey, PolicyDenied
@@ -20,7 +21,7 @@ from modelvault.sealedfile import MAX_GRANT_ENVELOPE, SealedFile, UnverifiedGran
 from modelvault.seats import Seat
 from modelvault.trust import TrustPolicy, VerifiedModel
 from modelvault.trustupdates import UpdatedTrust, updated
-from modelvault.usage import OpenSession, Usage
+from modelvault.usage import OpenSession, Usage, subject
 from modelvault.verification import verify_grant
 
 if TYPE_CHECKING:
@@ -62,9 +63,9 @@ class Authorised:
         """The publisher's policy for everybody, and this recipient's licence."""
         policy, licence = self.statement.policy, self.grant.licence
         return (
-            Limit(subject=f"model:{self.digest.hex()}", terms=policy, source=f"{self.source}: policy"),
+            Limit(subject=subject("model", self.digest.hex()), terms=policy, source=f"{self.source}: policy"),
             Limit(
-                subject=f"grant:{self.grant.grant_id}",
+                subject=subject("grant", self.grant.grant_id),
                 terms=licence,
                 source=f"{self.source}: grant {self.grant.grant_id}",
             ),
@@ -120,12 +121,12 @@ class Authorised:
     def _check_memory(self, usage: Usage) -> None:
         """Nothing older than what the log has seen: model version, revocation list, hand-over."""
         publisher, statement = self.model.publisher, self.statement
-        highest = usage.versions.get(f"{publisher.name}/{statement.name}", "0")
+        highest = usage.versions.get(subject("version", publisher.name, statement.name), "0")
         if not publisher.allow_older and version_key(statement.version) < version_key(highest):
             raise PolicyDenied(
                 f"{self.source}: version {statement.version} is older than {highest}, which this host has loaded"
             )
-        if publisher.handover < (seen := usage.handovers.get(publisher.name, 0)):
+        if publisher.handover < (seen := usage.handovers.get(subject("publisher", publisher.name), 0)):
             raise PolicyDenied(
                 f"publisher {publisher.name}: hand-overs end at {publisher.handover}, this host has followed {seen}"
             )
@@ -141,10 +142,16 @@ class Authorised:
 
 
 def check_log(log: AuditLog, trust: TrustPolicy) -> None:
-    """PolicyDenied unless the log is the one that the trust policy pins; the log takes over what it says."""
+    """The log takes over what the trust policy says of it.
+
+    PolicyDenied unless it is the log that the policy pins, and lately cosigned by the witnesses that it names.
+    """
     if trust.audit_key is not None and log.key_fingerprint != trust.audit_key:
         raise PolicyDenied(f"audit log is signed by {log.key_fingerprint}, the trust policy expects {trust.audit_key}")
     log.obey(trust.audit)
+    if trust.audit.witnesses:
+        within = timedelta(hours=trust.audit.cosigned_hours)
+        check_fresh(log.path, trust.audit.witnesses, trust.audit.witness_threshold, within, datetime.now(UTC))
 
 
 def authorise(sealed: SealedFile, request: Request, record: dict[str, Any]) -> Authorised:
@@ -158,7 +165,8 @@ def authorise(sealed: SealedFile, request: Request, record: dict[str, Any]) -> A
     record |= trust.seen()
     verified = trust.policy.verify_model(sealed.envelope, statement, source)
     record |= {"publisher": verified.publisher.name, "signers": sorted(verified.signers)}
-    record |= {"recipient": request.recipient}
+    of = subject("version", verified.publisher.name, statement.name)
+    record |= {"recipient": request.recipient, "loaded": {"of": of, "version": statement.version}}
     trust.check_model(verified, digest, source)
     trust.check("recipient", (request.recipient,), source)
     grant = _find_grant(sealed, request, verified, trust)

@@ -45,7 +45,12 @@ def audit_log(audit: AuditLog | PathLike | None, passphrase: Passphrase | None) 
         key = LogKey.read(os.environ.get("MODELVAULT_HOST_KEY", DEFAULT), passphrase or environment_passphrase)
     except KeyUnavailable as error:
         raise AuditUnavailable(f"audit log cannot be signed: {error}") from None
-    return AuditLog(Path(audit or audit_path()), key)
+    log = AuditLog(Path(audit or audit_path()), key)
+    if os.environ.get("MODELVAULT_TELEMETRY"):
+        from modelvault.audit.telemetry import make_observer
+
+        log.observe = make_observer()
+    return log
 
 
 def environment_passphrase() -> bytes:

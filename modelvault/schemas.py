@@ -52,8 +52,9 @@ def trust() -> dict[str, Any]:
 
 def _audit() -> dict[str, Any]:
     """The audit log's own terms, by their types; bounds are the parser's."""
-    kinds: dict[Any, dict[str, Any]] = {str | None: {"type": "string"}, int | None: {"type": "integer", "minimum": 1}}
-    return {field.name: kinds.get(field.type, {}) for field in dataclasses.fields(AuditTerms)}
+    number = {"type": "integer", "minimum": 1}
+    kinds: dict[Any, dict[str, Any]] = {str | None: {"type": "string"}, int | None: number, int: number}
+    return {field.name: kinds.get(field.type, _TEXTS) for field in dataclasses.fields(AuditTerms)}
 
 
 def _text(limit: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from modelvault.errors import FileError, FormatError, PolicyDenied, UntrustedPub
 from modelvault.handover import MAX_HANDOVER, Handover
 from modelvault.revocation import MAX_LIST_ENVELOPE, RevocationList
 from modelvault.trust import Publisher, RevocationTerms, TrustPolicy, VerifiedModel
+from modelvault.usage import subject
 
 HANDOVERS = "handovers"
 MAX_CHAIN = 1000
@@ -43,7 +44,7 @@ class UpdatedTrust:
         found: dict[str, Any] = {}
         if (known := self.revocations) is not None:
             found["revocations"] = {"list": known.name, "number": known.number, "digest": known.digest}
-        followed = {p.name: p.handover for p in self.policy.publishers if p.handover}
+        followed = {subject("publisher", p.name): p.handover for p in self.policy.publishers if p.handover}
         return found | ({"handovers": followed} if followed else {})
 
 

@@ -5,10 +5,11 @@ count means breaking the log.
 """
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from modelvault._codec import Fields
+from modelvault._codec import Fields, json_encode
 from modelvault.audit.lines import Record
 from modelvault.manifest import version_key
 
@@ -18,6 +19,14 @@ _BUCKETS = {"hour": 13, "day": 10, "month": 7, "ever": 0}  # characters of an RF
 def bucket(time: str, per: str) -> str:
     """The calendar period that a time belongs to; one text a period."""
     return time[: _BUCKETS[per]]
+
+
+def subject(kind: str, *names: str) -> str:
+    """What counts are kept by: names a grant, model, or publisher without giving it away, 32 hex digits.
+
+    Records may conceal names and be redacted later; this much of them stays, and tells nobody who cannot guess them.
+    """
+    return hashlib.sha256(json_encode([kind, *names])).hexdigest()[:32]
 
 
 def _moment(time: str) -> str:
@@ -36,11 +45,11 @@ class OpenSession:
 
 @dataclass(slots=True, kw_only=True)
 class Usage:
-    """``latest`` is the newest time in the log. Subjects are ``grant:ID`` and ``model:DIGEST``.
+    """``latest`` is the newest time in the log. Everything is kept by :func:`subject`, but revocation lists by name.
 
-    ``counts`` holds, by subject and period, the period's name, loads and runs. ``versions`` are the highest loaded, by
-    publisher and model; ``lists`` the highest number and its digest, by revocation list; ``handovers`` the highest
-    number, by publisher. ``whole`` is False where pruned records could not be counted.
+    ``counts`` holds, by subject and period, the period's name, loads and runs. ``versions`` are the highest loaded;
+    ``lists`` the highest number and its digest; ``handovers`` the highest number. ``whole`` is False where pruned
+    records could not be counted.
     """
 
     latest: str = ""
@@ -90,10 +99,10 @@ class Usage:
                 self.handovers[name] = max(self.handovers.get(name, 0), inner.integer(name))
 
     def _done(self, record: Record, fields: Fields) -> None:
-        model = Fields(fields.mapping("model"), f"{fields.path}.model")
-        name = f"{fields.text('publisher', limit=128)}/{model.text('name', limit=128)}"
-        version = model.text("version", limit=64)
-        self.versions[name] = max(self.versions.get(name, "0"), version, key=version_key)
+        if (loaded := fields.mapping("loaded", None)) is not None:
+            inner = Fields(loaded, f"{fields.path}.loaded")
+            of, version = inner.text("of", limit=64), inner.text("version", limit=64)
+            self.versions[of] = max(self.versions.get(of, "0"), version, key=version_key)
 
     def _denied(self, record: Record, fields: Fields) -> None:
         self._seen(record, fields)

@@ -2,12 +2,12 @@
 
 import contextlib
 import copy
-import fcntl
+import logging
 import os
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,8 +16,9 @@ from typing import Any
 from modelvault import _files, merkle
 from modelvault._codec import b64encode, format_time, json_encode, parse_time
 from modelvault.audit.keyfile import LogKey
-from modelvault.audit.lines import MAX_LINE, RESERVED, ROTATED, Head, Record, digest
-from modelvault.audit.segments import lock, same_file, segment_path
+from modelvault.audit.lines import MAX_LINE, MEMORY, RESERVED, ROTATED, Head, Record, digest
+from modelvault.audit.openings import conceal
+from modelvault.audit.segments import open_locked, segment_path
 from modelvault.audit.standing import Standing
 from modelvault.audit.tip import Tip, find_tip, write_state
 from modelvault.auditterms import AuditTerms
@@ -48,6 +49,9 @@ class AuditLog:
     that threads append while another one is syncing go out together, in one batch.
 
     ``rotate_records`` and ``rotate_after`` end an epoch by count and by age; a key without a file cannot be rotated.
+    The fields named by ``concealed`` are written as commitments, so that they can be redacted later, all but those that
+    counting depends on.
+    ``observe`` is told every record that this object wrote.
     """
 
     def __init__(
@@ -57,10 +61,13 @@ class AuditLog:
         *,
         rotate_records: int | None = None,
         rotate_after: timedelta | None = None,
+        concealed: Sequence[str] = (),
     ) -> None:
         self.path = Path(path)
         self.rotate_records = rotate_records
         self.rotate_after = rotate_after
+        self.concealed = tuple(concealed)
+        self.observe: Callable[[Record], None] | None = None
         self._key = key if isinstance(key, LogKey) else LogKey(key)
         self._broken: str | None = None
         self._waiting: list[_Waiting] = []
@@ -76,9 +83,10 @@ class AuditLog:
         return self._key.first.fingerprint
 
     def obey(self, terms: AuditTerms) -> None:
-        """Take over when to rotate, where the trust policy says so."""
+        """Take over when to rotate and what to conceal, where the trust policy says so."""
         self.rotate_records = terms.rotate_records or self.rotate_records
         self.rotate_after = terms.rotate_after or self.rotate_after
+        self.concealed = terms.conceal or self.concealed
 
     def append(self, event: str, **fields: Any) -> Record:
         """Write one record and its head; when this returns, both are on disk.
@@ -86,7 +94,7 @@ class AuditLog:
         Raises AuditUnavailable where that can't be done, AuditTampered where the log is not what this host wrote,
         FormatError for a record that is too long.
         """
-        mine = _Waiting(_checked((event, fields)))
+        mine = _Waiting(self._prepared((event, fields)))
         with self._queue:
             self._waiting.append(mine)
         with self._writer:
@@ -95,6 +103,7 @@ class AuditLog:
         if mine.error is not None:
             raise copy.copy(mine.error)
         assert mine.record is not None
+        self._tell(mine.record)
         return mine.record
 
     def append_decided(self, decide: Decide) -> list[Record]:
@@ -104,7 +113,28 @@ class AuditLog:
         the records that follow from it. Raises as :meth:`append`.
         """
         with self._writer:
-            return self._commit_all(lambda at: [_checked(event) for event in decide(at)])
+            records = self._commit_all(lambda at: [self._prepared(event) for event in decide(at)])
+        for record in records:
+            self._tell(record)
+        return records
+
+    def _prepared(self, event: Event) -> Event:
+        """The event as it is written, if a record can hold it: with commitments where fields are concealed."""
+        name, fields = event
+        if clash := RESERVED & fields.keys():
+            raise ValueError(f"audit field {sorted(clash)[0]!r} is reserved")
+        if (length := len(json_encode(fields))) > MAX_LINE - OWN_FIELDS:
+            raise FormatError(f"audit record: {length} bytes, above the limit of {MAX_LINE - OWN_FIELDS}")
+        concealed = [field for field in self.concealed if field not in MEMORY]
+        return (name, conceal(self.path, fields, concealed) if concealed else fields)
+
+    def _tell(self, record: Record) -> None:
+        """Whoever watches may fail: the record stands."""
+        try:
+            if self.observe:
+                self.observe(record)
+        except Exception:
+            logging.getLogger("modelvault.audit").exception("observer failed")
 
     def rotate(self, reason: str = "asked") -> Record:
         """End the epoch: name the next key, sign a last time with the present one and erase it, begin a new segment.
@@ -113,6 +143,12 @@ class AuditLog:
         """
         with self._writer:
             return self._commit_all(lambda at: [], rotate=reason)[0]
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every writer, and every reader that begins, out of the log."""
+        with self._writer, self._locked():
+            yield
 
     def _write_waiting(self) -> None:
         with self._queue:
@@ -170,9 +206,10 @@ class AuditLog:
             raise AuditTampered(f"{closed}: stands where the ended segment belongs", verdict="forked")
         with self._failures():
             self.path.rename(closed)
+            at.next_segment()
+            write_state(self.path, at)
+            self.path.touch(mode=0o600)
             _files.sync_folder(self.path.parent)
-        at.next_segment()
-        write_state(self.path, at)
 
     def _tip(self, descriptor: int) -> Tip:
         """The committed end of the log; opens a new log, and puts a torn tail aside."""
@@ -269,39 +306,11 @@ class AuditLog:
             raise AuditUnavailable(self._broken)
         with self._failures():
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor = _open_locked(self.path)
+            descriptor = open_locked(self.path)
         try:
             yield descriptor
         finally:
             os.close(descriptor)
-
-
-def _checked(event: Event) -> Event:
-    """The event, if a record can hold it."""
-    fields = event[1]
-    if clash := RESERVED & fields.keys():
-        raise ValueError(f"audit field {sorted(clash)[0]!r} is reserved")
-    if (length := len(json_encode(fields))) > MAX_LINE - OWN_FIELDS:
-        raise FormatError(f"audit record: {length} bytes, above the limit of {MAX_LINE - OWN_FIELDS}")
-    return event
-
-
-def _open_locked(path: Path) -> int:
-    while True:
-        created = not path.exists()
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        descriptor = os.open(path, flags, 0o600)
-        try:
-            _files.check_regular(descriptor, path)
-            if created:
-                _files.sync_folder(path.parent)
-            lock(descriptor, fcntl.LOCK_EX)
-            if same_file(descriptor, path):
-                return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)  # the file was replaced while we waited
 
 
 def _record(at: Standing, seq: int, event: str, fields: dict[str, Any], *, first: bool) -> Record:

@@ -80,7 +80,7 @@ class Scan:
             if data.startswith(HEAD_START):
                 try:
                     value = parse(data.removesuffix(b"\n"), "head")
-                    if isinstance(value, Head) and value.note.signed_by(self._now.origin, self._now.key):
+                    if isinstance(value, Head) and value.note.signed_by(value.checkpoint.origin, self._now.key):
                         return True
                 except (FormatError, SignatureInvalid):
                     continue
@@ -160,7 +160,8 @@ class Scan:
             raise self._tampered("unknown-key", f"the head is not signed by {now.key.fingerprint}, epoch {now.epoch}")
         if (head.checkpoint.size, head.checkpoint.root) != (now.tree.size, now.tree.root()):
             first = self.torn_line or self._line
-            raise self._tampered("modified", f"lines {first} to {self._line - 1} are not what the head signs")
+            lines = f"line {first} is" if first >= self._line - 1 else f"lines {first} to {self._line - 1} are"
+            raise self._tampered("modified", f"{lines} not what the head signs")
         now.batch += 1
         now.prev = digest(line)
         self._open, self.torn_line, self._linked = 0, None, True

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from modelvault import _files
+from modelvault.audit.lines import MAX_LINE
 from modelvault.errors import AuditTampered
 
 LOCK_SECONDS = 30.0
@@ -44,6 +45,13 @@ def closed_segments(log: Path) -> list[Path]:
     return [segment_path(log, number) for number in numbers]
 
 
+def last_lines(path: Path, count: int) -> list[bytes]:
+    """The last whole lines of a file, without their newlines. Raises FileError."""
+    with _files.failures(path), open(_files.open_regular(path), "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - count * (MAX_LINE + 1)))
+        return file.read(count * (MAX_LINE + 1)).split(b"\n")[:-1][-count:]
+
+
 def lock(descriptor: int, kind: int) -> None:
     """flock with a limit on the wait. Not lockf: closing any other descriptor of the file would drop it."""
     deadline = time.monotonic() + LOCK_SECONDS
@@ -56,6 +64,25 @@ def lock(descriptor: int, kind: int) -> None:
             time.sleep(0.001)
         else:
             return
+
+
+def open_locked(path: Path) -> int:
+    """A descriptor of a file, made if missing, locked against every other writer. Raises OSError, FileError."""
+    while True:
+        created = not path.exists()
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            _files.check_regular(descriptor, path)
+            if created:
+                _files.sync_folder(path.parent)
+            lock(descriptor, fcntl.LOCK_EX)
+            if same_file(descriptor, path):
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # the file was replaced while we waited
 
 
 def same_file(descriptor: int, path: Path) -> bool:

@@ -9,7 +9,7 @@ from modelvault._codec import Fields, b64encode, json_decode, json_encode
 from modelvault.audit.lines import HEAD_START, MAX_LINE, ROTATED, Head, Record, digest, parse
 from modelvault.audit.quick import QuickScan
 from modelvault.audit.scan import Scan
-from modelvault.audit.segments import Segment, closed_segments, open_segment, segment_path
+from modelvault.audit.segments import Segment, closed_segments, last_lines, open_segment, segment_path
 from modelvault.audit.standing import Standing, next_key
 from modelvault.errors import AuditTampered, FileError, FormatError, SignatureInvalid
 from modelvault.keys import HostPublic
@@ -44,12 +44,15 @@ def write_state(log: Path, at: Standing) -> None:
         "size": at.tree.size,
         "edge": [h.hex() for h in at.tree.edge],
     }
-    temporary = log.with_name(f".{log.name}.state.tmp")
+    data = json_encode(value)
+    # In place: a rename over the old file would make some file systems wait for the disk. Half a state is no state.
     with contextlib.suppress(OSError):
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(json_encode(value))
-        temporary.replace(state_path(log))
+        descriptor = os.open(state_path(log), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            os.pwrite(descriptor, data, 0)
+            os.ftruncate(descriptor, len(data))
+        finally:
+            os.close(descriptor)
 
 
 def find_tip(log: Path, descriptor: int, first: HostPublic) -> Tip:
@@ -144,7 +147,7 @@ def _agrees(log: Path, descriptor: int, state: Standing) -> bool:
             return _begins_after(log, state)
         line = os.pread(descriptor, min(max(state.offset - state.head, 0), MAX_LINE + 1), state.head)
         return _is_head(line, state, None if state.ended else state.key)
-    except (FormatError, SignatureInvalid, OSError):
+    except (FormatError, SignatureInvalid, FileError, ValueError, OSError):
         return False
 
 
@@ -153,9 +156,7 @@ def _begins_after(log: Path, state: Standing) -> bool:
     closed = closed_segments(log)
     if not closed or len(closed) != state.epoch:
         return False
-    with open(_files.open_regular(closed[-1]), "rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - 2 * (MAX_LINE + 1)))
-        *_, rotated, head = file.read().split(b"\n")[:-1]
+    rotated, head = last_lines(closed[-1], 2)
     record = parse(rotated, "state")
     if not isinstance(record, Record) or record.event != ROTATED:
         return False

@@ -8,10 +8,10 @@ from typing import Any
 
 from modelvault import merkle
 from modelvault._codec import b64encode
-from modelvault.audit.lines import HEAD_START, MAX_LINE, Pruned, Record, parse
+from modelvault.audit.lines import HEAD_START, PRUNED_START, Head, Pruned, Record, parse
 from modelvault.audit.quick import Progress, QuickScan
 from modelvault.audit.scan import Scan
-from modelvault.audit.segments import Segment, snapshot
+from modelvault.audit.segments import Segment, last_lines, snapshot
 from modelvault.audit.standing import Standing
 from modelvault.checkpoint import Checkpoint, Note, verifier_key
 from modelvault.errors import AuditTampered, FormatError, SignatureInvalid
@@ -59,10 +59,10 @@ def verify_log(
     *,
     against: str | None = None,
     visit: Callable[[Record], None] | None = None,
-    visit_leaf: Callable[[bytes], None] | None = None,
+    visit_leaf: Callable[[bytes, bytes | None], None] | None = None,
     progress: Progress | None = None,
 ) -> AuditReport:
-    """Check every line of a log, live or copied; then hand its records, or their leaf hashes, to a visitor.
+    """Check every line of a log, live or copied; then hand its records, or leaf hashes and lines, to a visitor.
 
     ``key`` is the host's first key; those of later epochs follow from it. ``against`` is a checkpoint of this log that
     was kept elsewhere: the log must extend it. ``progress`` is told bytes as they are read.
@@ -75,7 +75,7 @@ def verify_log(
     kept = _kept(against) if against is not None else None
     with snapshot(path) as segments:
         standing, watched = _read(path, segments, key, kept[1].size if kept else None, progress)
-        head = _line_at(segments, standing)
+        head = _last_head(segments, standing)
         if kept:
             _extends(path, standing, watched, *kept)
         if visit or visit_leaf:
@@ -105,8 +105,20 @@ def read_records(path: str | os.PathLike[str], key: HostPublic) -> list[Record]:
 def read_leaves(path: str | os.PathLike[str], key: HostPublic) -> tuple[AuditReport, list[bytes]]:
     """A verified log's leaf hashes, in order: what proofs are made of."""
     leaves: list[bytes] = []
-    report = verify_log(path, key, visit_leaf=leaves.append)
+    report = verify_log(path, key, visit_leaf=lambda leaf, line: leaves.append(leaf))
     return report, leaves
+
+
+def read_entries(path: str | os.PathLike[str], key: HostPublic) -> tuple[AuditReport, list[bytes], list[bytes | None]]:
+    """A verified log's leaf hashes and the records' lines; None for those that were pruned."""
+    leaves: list[bytes] = []
+    entries: list[bytes | None] = []
+
+    def visit(leaf: bytes, line: bytes | None) -> None:
+        leaves.append(leaf)
+        entries.append(line)
+
+    return verify_log(path, key, visit_leaf=visit), leaves, entries
 
 
 def _read(
@@ -158,18 +170,25 @@ def _extends(path: Path, standing: Standing, root: bytes | None, note: Note, sav
         )
 
 
-def _line_at(segments: Sequence[Segment], standing: Standing) -> str:
-    """The text of the last head."""
-    segment = segments[-1] if standing.offset else segments[-2]
-    if not standing.offset:
-        segment.file.seek(max(0, segment.size - MAX_LINE - 1))
-        line = segment.file.read(MAX_LINE + 1).split(b"\n")[-2]
-    else:
-        segment.file.seek(standing.head)
-        line = segment.file.read(standing.offset - standing.head - 1)
-    head = parse(line, "head")
-    assert not isinstance(head, Record | Pruned)
+def last_note(path: Path) -> str:
+    """The signed checkpoint in the last line of a file that ends with a head. Raises FileError, FormatError."""
+    return _note(last_lines(path, 1)[0], str(path))
+
+
+def _note(line: bytes, source: str) -> str:
+    head = parse(line, source)
+    if not isinstance(head, Head):
+        raise FormatError(f"{source}: the last line is no head")
     return head.note.to_text()
+
+
+def _last_head(segments: Sequence[Segment], standing: Standing) -> str:
+    """The last head of a snapshot, whatever was written since."""
+    if not standing.offset:  # the open segment is still empty
+        return last_note(segments[-2].path)
+    file = segments[-1].file
+    file.seek(standing.head)
+    return _note(file.read(standing.offset - standing.head - 1), str(segments[-1].path))
 
 
 def _visit(
@@ -177,19 +196,20 @@ def _visit(
     segments: Sequence[Segment],
     root: bytes,
     visit: Callable[[Record], None] | None,
-    visit_leaf: Callable[[bytes], None] | None,
+    visit_leaf: Callable[[bytes, bytes | None], None] | None,
 ) -> None:
     """A second reading, of a log found good: hands out records, and makes sure that they are the same ones."""
     tree = merkle.Tree()
     for line, source in _record_lines(segments):
         try:
-            value = parse(line, source) if visit or line.startswith(b'{"leaf"') else None
+            value = parse(line, source) if visit or line.startswith(PRUNED_START) else None
         except FormatError as error:
             raise AuditTampered(str(error)) from None
+        pruned = isinstance(value, Pruned)
         leaf = value.leaf if isinstance(value, Pruned) else merkle.leaf_hash(line)
         tree.append(leaf)
         if visit_leaf:
-            visit_leaf(leaf)
+            visit_leaf(leaf, None if pruned else line)
         if visit and isinstance(value, Record):
             visit(value)
     if tree.root() != root:

@@ -264,6 +264,21 @@ def test_a_new_log_is_another_log(field: Field, sealed: Path) -> None:
     refused(field, sealed, PolicyDenied, "audit log modelvault/audit/", grant=grant)
 
 
+def test_concealed_records_are_counted_too(field: Field) -> None:
+    p = field.parties
+    path = p.folder / "trust.toml"
+    path.write_text(path.read_text() + '[audit]\nconceal = ["model", "grant", "publisher", "counts", "loaded"]\n')
+    old, new = p.seal(output="1.mvlt", name="secret", version="1"), p.seal(output="2.mvlt", name="secret", version="2")
+    grant = field.grant(new, max_loads=Quota(count=1, per="ever"))
+    p.load(new, grant=grant).close()
+    assert b'"secret"' not in (p.folder / "audit.log").read_bytes()
+    assert b"secret" not in ledger.side_path(p.folder / "audit.log").read_bytes()
+    with pytest.raises(PolicyDenied, match="used up"):
+        p.load(new, grant=grant)
+    with pytest.raises(PolicyDenied, match="version 1 is older than 2"):
+        p.load(old)
+
+
 def test_counts_follow_the_log_through_a_rotation(field: Field, sealed: Path) -> None:
     p = field.parties
     (p.folder / "host.key").chmod(0o600)

@@ -13,6 +13,7 @@ from modelvault import _version, admission, granting, ledger, machine, metering
 from modelvault.errors import FormatError, ModelVaultError, PolicyDenied
 from modelvault.policy import PERIODS, TERMS, Quota, Terms
 from modelvault.sealedfile import UnverifiedGrant
+from modelvault.usage import subject
 
 NOON = datetime(2031, 5, 4, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -176,12 +177,12 @@ def test_unused_leases_are_given_back_and_killed_ones_are_not(
     field: Field, sealed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grant = field.grant(sealed, max_runs=Quota(count=1000, per="ever"))
-    subject = f"grant:{UnverifiedGrant.from_bytes(grant.read_bytes(), 'g').statement.grant_id}"
+    grant_id = UnverifiedGrant.from_bytes(grant.read_bytes(), "g").statement.grant_id
 
     def used() -> int:
         seen = ledger.peek(field.parties.log)
         assert seen is not None
-        return seen[0].runs(subject, "ever", "2031")
+        return seen[0].runs(subject("grant", grant_id), "ever", "2031")
 
     assert field.load(sealed, grant=grant, runs=3)[0] == "ok"
     assert used() == 3
