@@ -15,6 +15,8 @@ from modelvault.manifest import version_key
 
 _BUCKETS = {"hour": 13, "day": 10, "month": 7, "ever": 0}  # characters of an RFC 3339 time in UTC that name the period
 
+PART = 200  # subjects a record holds at most
+
 
 def bucket(time: str, per: str) -> str:
     """The calendar period that a time belongs to; one text a period."""
@@ -135,6 +137,27 @@ class Usage:
                 if name == bucket(time, per):
                     self.counts[subject][per] = (name, loads, max(0, runs - unspent))
 
+    def miss(self) -> None:
+        """A record was pruned: unless a record of what was known before it follows, counts are not whole."""
+        self.whole = False
+
+    def parts(self) -> list[dict[str, Any]]:
+        """All of it, in pieces that fit a record each: the first replaces what was known, the others add to it."""
+        names = list(self.counts)
+        pieces = [names[at : at + PART] for at in range(0, len(names), PART)]
+        parts = [{"counts": {name: self.counts[name] for name in piece}} for piece in pieces]
+        return [{**self.to_dict(), "counts": {}}, *parts]
+
+    def _kept(self, record: Record, fields: Fields) -> None:
+        part = fields.mapping("kept")
+        if part.keys() == {"counts"}:
+            self.counts |= _counts(part["counts"])
+            return
+        latest, known = self.latest, Usage.from_dict(part)
+        for name in (f.name for f in dataclasses.fields(Usage)):
+            setattr(self, name, getattr(known, name))
+        self.latest = max(latest, known.latest, key=_moment)
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -145,12 +168,16 @@ class Usage:
             load: OpenSession(load=load, subjects=tuple(s["subjects"]), boot=s["boot"])
             for load, s in value["sessions"].items()
         }
-        counts = {
-            subject: {per: (name, loads, runs) for per, (name, loads, runs) in periods.items()}
-            for subject, periods in value["counts"].items()
-        }
+        counts = _counts(value["counts"])
         lists = {name: (number, digest) for name, (number, digest) in value["lists"].items()}
         return cls(**{**value, "sessions": sessions, "counts": counts, "lists": lists})
+
+
+def _counts(value: dict[str, Any]) -> dict[str, dict[str, tuple[str, int, int]]]:
+    return {
+        name: {per: (period, loads, runs) for per, (period, loads, runs) in periods.items()}
+        for name, periods in value.items()
+    }
 
 
 _TAKERS = {
@@ -160,4 +187,5 @@ _TAKERS = {
     "session.closed": Usage._closed,
     "session.lost": Usage._ended,
     "runs.leased": Usage._leased,
+    "usage.kept": Usage._kept,
 }

@@ -10,7 +10,7 @@ import pytest
 
 from licences.field import Field, clock
 from modelvault import admission, granting, issuing, ledger
-from modelvault.audit import AuditLog, LogKey
+from modelvault.audit import AuditLog, LogKey, pruning
 from modelvault.audit.lines import Record
 from modelvault.envelope import Envelope, sign
 from modelvault.errors import FormatError, ModelVaultError, PolicyDenied, Revoked, SignatureInvalid, UntrustedPublisher
@@ -262,6 +262,46 @@ def test_a_new_log_is_another_log(field: Field, sealed: Path) -> None:
     for side in p.folder.glob("audit.log*"):
         side.unlink()
     refused(field, sealed, PolicyDenied, "audit log modelvault/audit/", grant=grant)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_counts_outlive_pruned_records(field: Field, sealed: Path, kept: bool) -> None:
+    p = field.parties
+    (p.folder / "host.key").chmod(0o600)
+    (p.folder / "host.pub").write_bytes(p.host.public.to_pem())
+    log = AuditLog(p.folder / "audit.log", LogKey(p.host, path=p.folder / "host.key"))
+    grant = field.grant(sealed, max_loads=Quota(count=3, per="ever"))
+    for _ in range(2):
+        p.load(sealed, grant=grant, audit=log).close()
+    log.rotate()
+    if kept:
+        ledger.keep(log)
+    minimum, paths = pruning.prune(log, p.host.public, datetime.now(UTC) + timedelta(days=1))
+    assert (minimum > 0, len(paths)) == (True, 1)
+    ledger.side_path(log.path).unlink()
+    if not kept:
+        with pytest.raises(PolicyDenied, match="pruned records cannot be counted"):
+            p.load(sealed, grant=grant, audit=log)
+        p.load(sealed, audit=log).close()
+        return
+    p.load(sealed, grant=grant, audit=log).close()
+    with pytest.raises(PolicyDenied, match="3 loads in all allowed, 3 are used up"):
+        p.load(sealed, grant=grant, audit=log)
+
+
+def test_many_counts_are_kept_in_many_records(field: Field) -> None:
+    log = field.parties.log
+    subjects = [f"{n:032x}" for n in range(450)]
+    for at in range(0, 450, 150):
+        log.append("load.intent", load=str(at), counts=subjects[at : at + 150])
+    before = ledger.peek(log)
+    ledger.keep(log)
+    after = ledger.peek(log)
+    assert before is not None
+    assert after is not None
+    assert [r.event for r in field.parties.records()].count("usage.kept") == 4
+    assert replace(after[0], latest=before[0].latest) == before[0]
+    assert len(after[0].counts) == 450
 
 
 def test_concealed_records_are_counted_too(field: Field) -> None:
