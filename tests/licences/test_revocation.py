@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 
 from licences.field import Field, clock
-from modelvault import admission, granting, issuing, ledger
+from modelvault import admission, granting, issuing, ledger, permit
 from modelvault.audit import AuditLog, LogKey, pruning
 from modelvault.audit.lines import Record
 from modelvault.envelope import Envelope, sign
 from modelvault.errors import FormatError, ModelVaultError, PolicyDenied, Revoked, SignatureInvalid, UntrustedPublisher
 from modelvault.keys import PublisherKey, PublisherPublic, RecipientKey
-from modelvault.policy import Quota, Terms
+from modelvault.policy import Terms
 from modelvault.revocation import Entry
 from modelvault.sealedfile import SealedFile, UnverifiedGrant
+from modelvault.termtable import Quota
 from modelvault.trust import TrustPolicy, add_publisher, require_revocations
 from modelvault.trustupdates import HANDOVERS, handover_path
 from modelvault.usage import Usage
@@ -139,9 +140,9 @@ def test_a_stale_list(field: Field, sealed: Path, monkeypatch: pytest.MonkeyPatc
     issued = issuing.read_list(
         path, [PublisherKey.from_pem((path.parent / "revoker.key").read_bytes(), None, "k")]
     ).issued
-    clock(monkeypatch, issued + timedelta(hours=2), admission)
+    clock(monkeypatch, issued + timedelta(hours=2), permit)
     field.parties.load(sealed).close()
-    clock(monkeypatch, issued + timedelta(hours=2) + SECOND, admission)
+    clock(monkeypatch, issued + timedelta(hours=2) + SECOND, permit)
     refused(field, sealed, PolicyDenied, "revocation list acme number 1 is stale")
 
 
@@ -198,11 +199,11 @@ def test_the_clock_set_back(field: Field, sealed: Path, monkeypatch: pytest.Monk
     """A clock behind the log's own last record is not believed, where a term depends on it."""
     grant = field.grant(sealed, not_after=NOW + timedelta(days=365) if timed else None)
     late = NOW + timedelta(days=30)
-    clock(monkeypatch, late, admission)
+    clock(monkeypatch, late, permit)
     field.parties.load(sealed, grant=grant).close()
-    clock(monkeypatch, late - admission.CLOCK_TOLERANCE, admission)
+    clock(monkeypatch, late - admission.CLOCK_TOLERANCE, permit)
     field.parties.load(sealed, grant=grant).close()
-    clock(monkeypatch, late - admission.CLOCK_TOLERANCE - SECOND, admission)
+    clock(monkeypatch, late - admission.CLOCK_TOLERANCE - SECOND, permit)
     if timed:
         refused(field, sealed, PolicyDenied, "the clock was set back", grant=grant)
     else:
@@ -212,9 +213,9 @@ def test_the_clock_set_back(field: Field, sealed: Path, monkeypatch: pytest.Monk
 def test_a_small_correction_wins_no_time(field: Field, sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ends = NOW + timedelta(days=1)
     grant = field.grant(sealed, not_after=ends)
-    clock(monkeypatch, ends + SECOND, admission)
+    clock(monkeypatch, ends + SECOND, permit)
     refused(field, sealed, PolicyDenied, "expired", grant=grant)
-    clock(monkeypatch, ends - SECOND, admission)
+    clock(monkeypatch, ends - SECOND, permit)
     refused(field, sealed, PolicyDenied, "expired", grant=grant)
 
 
