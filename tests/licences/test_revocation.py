@@ -9,11 +9,19 @@ from typing import Any
 import pytest
 
 from licences.field import Field, clock
-from modelvault import admission, granting, issuing, ledger, permit
+from modelvault import admission, granting, issuing, ledger, permit, verification
 from modelvault.audit import AuditLog, LogKey, pruning
 from modelvault.audit.lines import Record
 from modelvault.envelope import Envelope, sign
-from modelvault.errors import FormatError, ModelVaultError, PolicyDenied, Revoked, SignatureInvalid, UntrustedPublisher
+from modelvault.errors import (
+    AuditTampered,
+    FormatError,
+    ModelVaultError,
+    PolicyDenied,
+    Revoked,
+    SignatureInvalid,
+    UntrustedPublisher,
+)
 from modelvault.keys import PublisherKey, PublisherPublic, RecipientKey
 from modelvault.policy import Terms
 from modelvault.revocation import Entry
@@ -144,6 +152,10 @@ def test_a_stale_list(field: Field, sealed: Path, monkeypatch: pytest.MonkeyPatc
     field.parties.load(sealed).close()
     clock(monkeypatch, issued + timedelta(hours=2) + SECOND, permit)
     refused(field, sealed, PolicyDenied, "revocation list acme number 1 is stale")
+    verify(sealed, field.parties.trust)
+    clock(monkeypatch, issued + timedelta(hours=2) + SECOND, verification)
+    with pytest.raises(PolicyDenied, match="is stale"):
+        verify(sealed, field.parties.trust)
 
 
 def test_an_older_list_is_not_taken_back(field: Field, sealed: Path) -> None:
@@ -234,6 +246,17 @@ def test_the_side_file_is_only_a_cache(field: Field, sealed: Path, damage: str) 
         assert damage != "edited" or changed != side.read_bytes()
         side.write_bytes({"old": old, "edited": changed, "garbage": b"[]"}[damage])
     refused(field, sealed, PolicyDenied, "3 loads in all allowed, 3 are used up", grant=grant)
+
+
+def test_a_count_taken_out_of_the_log_breaks_it(field: Field, sealed: Path) -> None:
+    """Where the log is read anew, its lines must be those under the last head, whatever its own cache says."""
+    grant = field.grant(sealed, max_loads=Quota(count=1, per="ever"))
+    field.parties.load(sealed, grant=grant).close()
+    log = field.parties.folder / "audit.log"
+    log.write_bytes(log.read_bytes().replace(b'"load.intent"', b'"load.nothin"'))
+    ledger.side_path(log).unlink()
+    with pytest.raises(AuditTampered, match="not those under the last head"):
+        field.parties.load(sealed, grant=grant)
 
 
 def test_the_side_file_saves_reading_the_log(field: Field, sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
