@@ -30,6 +30,7 @@ ORIGIN_PREFIX = "modelvault/audit/"
 OWN_FIELDS = 1024  # room in a line for what every record holds
 
 Event = tuple[str, dict[str, Any]]
+Decide = Callable[[Standing], list[Event]]
 
 
 @dataclass(slots=True)
@@ -92,13 +93,7 @@ class AuditLog:
         Raises AuditUnavailable where that can't be done, AuditTampered where the log is not what this host wrote,
         FormatError for a record that is too long.
         """
-        if clash := RESERVED & fields.keys():
-            raise ValueError(f"audit field {sorted(clash)[0]!r} is reserved")
-        if (length := len(json_encode(fields))) > MAX_LINE - OWN_FIELDS:
-            raise FormatError(f"audit record: {length} bytes, above the limit of {MAX_LINE - OWN_FIELDS}")
-        if self.concealed:
-            fields = conceal(self.path, fields, self.concealed)
-        mine = _Waiting((event, fields))
+        mine = _Waiting(self._prepared((event, fields)))
         with self._queue:
             self._waiting.append(mine)
         with self._writer:
@@ -119,13 +114,35 @@ class AuditLog:
         except Exception:
             logging.getLogger("modelvault.audit").exception("observer failed")
 
+    def _prepared(self, event: Event) -> Event:
+        """The event, if a record can hold it, with what is to be concealed as commitments."""
+        name, fields = event
+        if clash := RESERVED & fields.keys():
+            raise ValueError(f"audit field {sorted(clash)[0]!r} is reserved")
+        if (length := len(json_encode(fields))) > MAX_LINE - OWN_FIELDS:
+            raise FormatError(f"audit record: {length} bytes, above the limit of {MAX_LINE - OWN_FIELDS}")
+        return name, conceal(self.path, fields, self.concealed) if self.concealed else fields
+
+    def append_decided(self, decide: Decide) -> list[Record]:
+        """Write the records that ``decide`` asks for, if any, in one batch; whatever it raises, nothing is written.
+
+        ``decide`` is called under the lock with the log's standing: nobody can append between its look at the log and
+        the records that follow from it. Raises as :meth:`append`.
+        """
+        with self._writer:
+            records = self._commit_all(lambda at: [self._prepared(event) for event in decide(at)])
+        if self.observe:
+            for record in records:
+                self._tell(record)
+        return records
+
     def rotate(self, reason: str = "asked") -> Record:
         """End the epoch: name the next key, sign a last time with the present one and erase it, begin a new segment.
 
         Raises AuditUnavailable, AuditTampered.
         """
         with self._writer:
-            return self._commit_all([], rotate=reason)[0]
+            return self._commit_all(lambda at: [], rotate=reason)[0]
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -137,7 +154,7 @@ class AuditLog:
         with self._queue:
             batch, self._waiting = self._waiting, []
         try:
-            records = self._commit_all([w.event for w in batch])
+            records = self._commit_all(lambda at: [w.event for w in batch])
         except BaseException as error:
             failure = error if isinstance(error, ModelVaultError) else AuditUnavailable(f"{self.path}: interrupted")
             for waiting in batch:
@@ -148,8 +165,8 @@ class AuditLog:
         for waiting, record in zip(batch, records, strict=True):
             waiting.record = record
 
-    def _commit_all(self, events: list[Event], *, rotate: str | None = None) -> list[Record]:
-        """One batch for all events; or the end of the epoch, when ``rotate`` says why."""
+    def _commit_all(self, decide: Decide, *, rotate: str | None = None) -> list[Record]:
+        """One batch for the events decided on; or the end of the epoch, when ``rotate`` says why."""
         while True:
             with self._locked() as descriptor:
                 tip = self._tip(descriptor)
@@ -162,7 +179,8 @@ class AuditLog:
                     if rotate:
                         return records
                 else:
-                    return self._write(descriptor, tip.at, events)
+                    events = decide(tip.at)
+                    return self._write(descriptor, tip.at, events) if events else []
 
     def _due(self, at: Standing) -> str | None:
         """Why the epoch must end now, if it must. A clock that stepped back only delays it."""
@@ -301,7 +319,7 @@ def _record(at: Standing, seq: int, event: str, fields: dict[str, Any], *, first
         batch=at.batch,
         epoch=at.epoch,
         time=format_time(datetime.now(UTC)),
-        boot=_boot_id(),
+        boot=boot_id(),
         pid=os.getpid(),
         event=event,
         prev=at.prev if first and at.prev else None,
@@ -309,7 +327,8 @@ def _record(at: Standing, seq: int, event: str, fields: dict[str, Any], *, first
     )
 
 
-def _boot_id() -> str:
+def boot_id() -> str:
+    """The kernel's name for this run of the machine; empty where there is none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
