@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any
 
 from modelvault.auditterms import AuditTerms
+from modelvault.cosignature import VerifierKey
 from modelvault.termtable import TERMS
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -52,9 +53,16 @@ def trust() -> dict[str, Any]:
 
 def _audit() -> dict[str, Any]:
     """The audit log's own terms, by their types; bounds are the parser's."""
-    number = {"type": "integer", "minimum": 1}
-    kinds: dict[Any, dict[str, Any]] = {str | None: {"type": "string"}, int | None: number, int: number}
-    return {field.name: kinds.get(field.type, _TEXTS) for field in dataclasses.fields(AuditTerms)}
+    texts = {"type": "array", "items": {"type": "string"}}
+    number: dict[str, Any] = {"type": "integer", "minimum": 1}
+    kinds: dict[Any, dict[str, Any]] = {
+        str | None: {"type": "string"},
+        int | None: number,
+        int: number,
+        tuple[str, ...]: texts,
+        tuple[VerifierKey, ...]: texts,
+    }
+    return {field.name: kinds[field.type] for field in dataclasses.fields(AuditTerms)}
 
 
 def _text(limit: int) -> dict[str, Any]:
