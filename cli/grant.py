@@ -51,7 +51,7 @@ def command(
     ask = ask_passphrase(passphrase_file)
     data = grant(
         file,
-        store.load_recipient_public(recipient),
+        store.load_recipient_public(recipient, ask),
         own=store.load_recipient(own or store.own_of(signer, ".key"), ask),
         signer=store.load_publisher(signer, ask),
         licence=read_terms(licence) if licence else None,

@@ -18,6 +18,7 @@ COMMANDS = {
     "grant": "Give a recipient access to a sealed model.",
     "inspect": "Show what anybody can read in a sealed file.",
     "keygen": "Make a key: publisher, recipient, owner or host.",
+    "pubkey": "Print a key's public half.",
     "run": "Load a sealed model and run it once.",
     "seal": "Encrypt and sign an ONNX model.",
     "sign-model": "Sign a plain model folder (OpenSSF Model Signing).",

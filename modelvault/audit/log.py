@@ -18,7 +18,7 @@ from modelvault.audit.lines import RESERVED, Head, Record
 from modelvault.audit.tip import Tip, find_tip, write_state
 from modelvault.checkpoint import Checkpoint, sign
 from modelvault.errors import AuditTampered, AuditUnavailable, FormatError
-from modelvault.keys import HostKey
+from modelvault.keys.remote import HostSigner
 
 LOCK_SECONDS = 30.0
 EPOCH = 0
@@ -31,7 +31,7 @@ class AuditLog:
     Nothing about the file is remembered between appends: each takes the lock, finds the tip, writes, syncs.
     """
 
-    def __init__(self, path: str | os.PathLike[str], key: HostKey) -> None:
+    def __init__(self, path: str | os.PathLike[str], key: HostSigner) -> None:
         self.path = Path(path)
         self._key = key
         self._broken: str | None = None

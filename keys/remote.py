@@ -1,0 +1,112 @@
+"""Keys that never come to this process: a token or service signs or unwraps. Named by a URI (docs/KEYS.md)."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast
+
+from modelvault.errors import KeyUnavailable, SignatureInvalid
+from modelvault.keys.material import HostPublic, PublisherPublic
+from modelvault.keys.pem import Passphrase
+
+P = TypeVar("P", PublisherPublic, HostPublic)
+
+# URI scheme -> its module in this package, and the package of the index that it needs
+BACKENDS: dict[str, tuple[str, str]] = {}
+
+
+class PublisherSigner(Protocol):
+    """Signs sealed models and grants, wherever its private half is kept."""
+
+    @property
+    def public(self) -> PublisherPublic: ...
+
+    def sign(self, message: bytes) -> bytes: ...
+
+
+class HostSigner(Protocol):
+    """Signs the heads of one host's audit log."""
+
+    @property
+    def public(self) -> HostPublic: ...
+
+    def sign(self, message: bytes) -> bytes: ...
+
+
+class Wrapper(Protocol):
+    """A recipient that key bundles are wrapped for: a public key, or a key of a service."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def algorithm(self) -> str: ...
+
+    def wrap(self, bundle: bytes, info: bytes) -> bytes: ...
+
+
+class Unwrapper(Protocol):
+    """Opens wrapped key bundles, wherever its private half is kept."""
+
+    @property
+    def public(self) -> Wrapper: ...
+
+    def unwrap(self, wrapped: bytes, info: bytes) -> bytes: ...
+
+
+class Backend(Protocol):
+    """What a backend's module offers. Each function raises KeyUnavailable, or FormatError for a URI it can't read."""
+
+    def publisher(self, uri: str, secret: Passphrase | None) -> PublisherSigner: ...
+
+    def host(self, uri: str, secret: Passphrase | None) -> HostSigner: ...
+
+    def recipient(self, uri: str, secret: Passphrase | None) -> Unwrapper: ...
+
+    def recipient_public(self, uri: str, secret: Passphrase | None) -> Wrapper: ...
+
+
+def is_remote(reference: str) -> bool:
+    return reference.partition(":")[0] in BACKENDS and ":" in reference
+
+
+def backend(uri: str) -> Backend:
+    """The module for a URI's scheme; KeyUnavailable where the client that it needs is not installed."""
+    scheme = uri.partition(":")[0]
+    name, package = BACKENDS[scheme]
+    try:
+        module = importlib.import_module(f"modelvault.keys.{name}")
+    except ImportError:
+        raise KeyUnavailable(f"{scheme}: needs the package {package} (pip install 'modelvault[{name}]')") from None
+    return cast(Backend, module)
+
+
+class RemoteSigner(Generic[P]):
+    """A public key here and the private one elsewhere. What comes back is verified before anybody relies on it."""
+
+    __slots__ = ("_sign", "public")
+
+    def __init__(self, public: P, sign: Callable[[bytes], bytes]) -> None:
+        self.public: P = public
+        self._sign = sign
+
+    def sign(self, message: bytes) -> bytes:
+        """Raises KeyUnavailable."""
+        signature = self._sign(message)
+        try:
+            self.public.verify(message, signature)
+        except SignatureInvalid:
+            raise KeyUnavailable(f"what holds {self.public.fingerprint} returned a wrong signature") from None
+        return signature
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a signer cannot be pickled or copied")
+
+
+def as_publisher(part: Any, uri: str, sign: Callable[[bytes], bytes]) -> RemoteSigner[PublisherPublic]:
+    """A publisher from one of ``cryptography``'s public keys; FormatError where it can't be one."""
+    return RemoteSigner(PublisherPublic.of([part], uri), sign)
+
+
+def as_host(part: Any, uri: str, sign: Callable[[bytes], bytes]) -> RemoteSigner[HostPublic]:
+    """A host key (Ed25519) likewise."""
+    return RemoteSigner(HostPublic.of([part], uri), sign)
