@@ -11,7 +11,7 @@ from modelvault.keys.pem import Passphrase
 P = TypeVar("P", PublisherPublic, HostPublic)
 
 # URI scheme -> its module in this package, and the package of the index that it needs
-BACKENDS: dict[str, tuple[str, str]] = {}
+BACKENDS = {"pkcs11": ("pkcs11", "python-pkcs11")}
 
 
 class PublisherSigner(Protocol):
