@@ -1,9 +1,12 @@
 """Keys that never come to this process: a token or service signs or unwraps. Named by a URI (docs/KEYS.md)."""
 
+import base64
+import hashlib
 import importlib
 from collections.abc import Callable
 from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast
 
+from modelvault._primitives import LABEL_SERVICE
 from modelvault.errors import KeyUnavailable, SignatureInvalid
 from modelvault.keys.material import HostPublic, PublisherPublic
 from modelvault.keys.pem import Passphrase
@@ -11,7 +14,7 @@ from modelvault.keys.pem import Passphrase
 P = TypeVar("P", PublisherPublic, HostPublic)
 
 # URI scheme -> its module in this package, and the package of the index that it needs
-BACKENDS = {"pkcs11": ("pkcs11", "python-pkcs11")}
+BACKENDS = {"pkcs11": ("pkcs11", "python-pkcs11"), "vault": ("vault", "hvac")}
 
 
 class PublisherSigner(Protocol):
@@ -100,6 +103,37 @@ class RemoteSigner(Generic[P]):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a signer cannot be pickled or copied")
+
+
+class ServiceRecipient:
+    """A service's symmetric key as recipient: who wraps asks the service too. Both halves are this one object."""
+
+    __slots__ = ("_unwrap", "_wrap", "algorithm", "fingerprint")
+
+    def __init__(
+        self,
+        algorithm: str,
+        place: str,
+        wrap: Callable[[bytes, bytes], bytes],
+        unwrap: Callable[[bytes, bytes], bytes],
+    ) -> None:
+        """``place`` names the key in all the world; ``wrap(bundle, info)`` and ``unwrap(wrapped, info)`` ask for it."""
+        digest = hashlib.sha256(LABEL_SERVICE + algorithm.encode() + b"\0" + place.encode()).digest()
+        self.fingerprint = "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+        self.algorithm = algorithm
+        self._wrap, self._unwrap = wrap, unwrap
+
+    @property
+    def public(self) -> "ServiceRecipient":
+        return self
+
+    def wrap(self, bundle: bytes, info: bytes) -> bytes:
+        """Raises KeyUnavailable."""
+        return self._wrap(bundle, info)
+
+    def unwrap(self, wrapped: bytes, info: bytes) -> bytes:
+        """Raises NoMatchingKey, KeyUnavailable."""
+        return self._unwrap(wrapped, info)
 
 
 def as_publisher(part: Any, uri: str, sign: Callable[[bytes], bytes]) -> RemoteSigner[PublisherPublic]:

@@ -14,6 +14,7 @@ LABEL_EXTENT = b"modelvault/v1/extent"
 LABEL_COMMIT = b"modelvault/v1/commit"
 LABEL_GRANT = b"modelvault/v1/grant"
 LABEL_OWNER = b"modelvault/v1/owner"
+LABEL_SERVICE = b"modelvault/v1/service"
 
 CHUNK = 16_384
 TAG = 16
