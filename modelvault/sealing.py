@@ -3,6 +3,7 @@
 import hashlib
 import os
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from modelvault import _files, envelope, merkle, onnxfile
 from modelvault._primitives import CHUNK, sealed_length
 from modelvault.container import Header, payload_offset
 from modelvault.envelope import Signer
+from modelvault.envelopes import InputEnvelope
 from modelvault.errors import FileError, ModelError
 from modelvault.filekey import FileKey, Recipient
 from modelvault.index import FileEntry, Index, TensorPlace
@@ -73,6 +75,7 @@ def seal(
     version: str = "1",
     assets: Iterable[str | os.PathLike[str]] = (),
     policy: Terms | None = None,
+    guard: InputEnvelope | None = None,
     public_io: bool = False,
     keep_docs: bool = False,
     dry_run: bool = False,
@@ -80,15 +83,17 @@ def seal(
 ) -> SealReport:
     """Encrypt and sign the model ``source`` (an ONNX file, or a folder that holds one) into ``output``.
 
-    ``own`` is the publisher's own recipient key: with it the publisher can issue more grants later. ``progress`` is
-    called with counts of plain bytes sealed. After any failure ``output`` is as it was. A dry run checks everything,
-    signs a rehearsal, and writes nothing. Raises ModelError, FileError, FormatError, KeyUnavailable.
+    ``own`` is the publisher's own recipient key: with it the publisher can issue more grants later. ``guard`` is the
+    input envelope that sessions will check. ``progress`` is called with counts of plain bytes sealed. After any failure
+    ``output`` is as it was. A dry run checks everything, signs a rehearsal, and writes nothing.
+
+    Raises ModelError, FileError, FormatError, KeyUnavailable.
     """
     model_path, asset_list = _sources(Path(source), [Path(a) for a in assets])
     model = onnxfile.split(model_path, keep_docs=keep_docs)
     asset_list = [a for a in asset_list if a.path not in {s.path for s in model.sources}]
     key, nonce = FileKey.generate(), secrets.token_bytes(NONCE)
-    plan = _Plan(model, asset_list)
+    plan = _Plan(model, asset_list, guard)
     statement = ModelStatement(
         name=check_name(name or model_path.stem, "name"),
         version=check_version(version, "version"),
@@ -178,9 +183,10 @@ def _asset(folder: Path, path: str) -> _Asset:
 class _Plan:
     """The payload's extents, known before a byte is encrypted: the index holds only values of fixed length."""
 
-    def __init__(self, model: onnxfile.SplitModel, assets: list[_Asset]) -> None:
+    def __init__(self, model: onnxfile.SplitModel, assets: list[_Asset], guard: InputEnvelope | None = None) -> None:
         self.model = model
         self.assets = assets
+        self.guard = guard
         # Whole chunks: the loader then decrypts every byte in place.
         self.region = -(-model.region // CHUNK) * CHUNK
         sources = {s.path: PLACEHOLDER for s in model.sources}
@@ -191,9 +197,13 @@ class _Plan:
         self.extents = _back_to_back(sizes)
 
     def index(self, sources: dict[str, bytes], assets: list[bytes]) -> bytes:
-        model = self.model
+        model, weights = self.model, Counter[str]()
+        for tensor in model.tensors:
+            weights[tensor.dtype] += tensor.length
         return Index(
             region=model.region,
+            weights=dict(weights),
+            guard=self.guard,
             sources=tuple(FileEntry(path=s.path, size=s.size, sha256=sources[s.path]) for s in model.sources),
             tensors=tuple(
                 TensorPlace(name=t.name, dtype=t.dtype, shape=t.shape, offset=t.offset, length=t.length)
