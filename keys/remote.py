@@ -3,8 +3,10 @@
 import base64
 import hashlib
 import importlib
+import ipaddress
 from collections.abc import Callable
 from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast
+from urllib.parse import urlsplit
 
 from modelvault._primitives import LABEL_SERVICE
 from modelvault.errors import KeyUnavailable, SignatureInvalid
@@ -14,7 +16,11 @@ from modelvault.keys.pem import Passphrase
 P = TypeVar("P", PublisherPublic, HostPublic)
 
 # URI scheme -> its module in this package, and the package of the index that it needs
-BACKENDS = {"pkcs11": ("pkcs11", "python-pkcs11"), "vault": ("vault", "hvac")}
+BACKENDS = {
+    "awskms": ("awskms", "boto3"),
+    "pkcs11": ("pkcs11", "python-pkcs11"),
+    "vault": ("vault", "hvac"),
+}
 
 
 class PublisherSigner(Protocol):
@@ -81,6 +87,20 @@ def backend(uri: str) -> Backend:
     except ImportError:
         raise KeyUnavailable(f"{scheme}: needs the package {package} (pip install 'modelvault[{name}]')") from None
     return cast(Backend, module)
+
+
+def check_address(address: str, name: str) -> None:
+    """KeyUnavailable unless ``address`` is https, or http on loopback: answers hold file keys in the clear."""
+    place = urlsplit(address)
+    if place.scheme != "https" and not (place.scheme == "http" and _is_loopback(place.hostname or "")):
+        raise KeyUnavailable(f"{name}: expected https, since keys would cross the network in the clear")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class RemoteSigner(Generic[P]):

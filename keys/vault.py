@@ -9,7 +9,6 @@ import binascii
 import hashlib
 import os
 from collections.abc import Callable
-from ipaddress import ip_address
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl, urlsplit
 
@@ -22,7 +21,7 @@ from hvac import exceptions as failure
 from modelvault.errors import FormatError, KeyUnavailable, NoMatchingKey
 from modelvault.keys.material import HostPublic, PublisherPublic
 from modelvault.keys.pem import Passphrase
-from modelvault.keys.remote import RemoteSigner, ServiceRecipient, as_host, as_publisher
+from modelvault.keys.remote import RemoteSigner, ServiceRecipient, as_host, as_publisher, check_address
 
 ALGORITHM = "vault-transit"
 CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 10.0  # one attempt: a load waits no longer for a server that is away
@@ -94,20 +93,10 @@ def _client(name: str) -> hvac.Client:
     token = os.environ.get("VAULT_TOKEN") or os.environ.get("BAO_TOKEN")
     if not address or not token:
         raise KeyUnavailable(f"{name}: VAULT_ADDR and VAULT_TOKEN are not both set")
-    place = urlsplit(address)
-    if place.scheme != "https" and not (place.scheme == "http" and _is_loopback(place.hostname or "")):
-        raise KeyUnavailable(f"{name}: VAULT_ADDR: expected https, since keys would cross the network in the clear")
+    check_address(address, f"{name}: VAULT_ADDR")
     # A redirect would carry the token to wherever the answer points.
-    make: Any = hvac.Client
-    client: hvac.Client = make(address, token, timeout=(CONNECT_SECONDS, ANSWER_SECONDS), allow_redirects=False)
-    return client
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
+    timeout: Any = (CONNECT_SECONDS, ANSWER_SECONDS)
+    return hvac.Client(address, token, timeout=timeout, allow_redirects=False)
 
 
 def _signer(uri: str) -> tuple[TransitKey, Any, Callable[[bytes], bytes]]:
