@@ -24,6 +24,7 @@ CONNECT_SECONDS, ANSWER_SECONDS, ATTEMPTS = 5, 10, 2
 _SIGNING = {"ECC_NIST_P256": ("ECDSA_SHA_256", "sha256"), "ECC_NIST_P384": ("ECDSA_SHA_384", "sha384")}
 _WRONG_BUNDLE = ("InvalidCiphertextException", "IncorrectKeyException")
 _WORDS = {
+    "403": "permission denied",  # the status alone, where a proxy answers
     "AccessDeniedException": "permission denied",
     "ExpiredTokenException": "the credentials have expired",
     "UnrecognizedClientException": "the credentials are not valid",
