@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from modelvault import defaults
+from modelvault import defaults, remote
 from modelvault.errors import KeyUnavailable
 from modelvault.keys import store
 
@@ -20,6 +20,18 @@ WIDTH = 80
 BAR_FROM = 64 * 2**20  # below this the work ends before a bar could be read
 
 FILE = click.Path(path_type=Path)
+
+
+class _Place(click.Path):
+    """A path, or a URL as it is."""
+
+    name = "file or url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if remote.is_url(value) else Path(value)
+
+
+PLACE = _Place()
 
 
 def passphrase_option(function: F) -> F:
@@ -83,6 +95,11 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None
         cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths[:-1], strict=True)]
         last = row[-1] if len(row[-1]) <= max(left, 12) else row[-1][: max(left, 12) - 3] + "..."
         click.echo("  ".join([*cells, last]).rstrip())
+
+
+def bytes_in(place: str | Path) -> int:
+    """How much work a local sealed file is; nothing is known of a URL before it is asked."""
+    return place.stat().st_size if isinstance(place, Path) and place.is_file() else 0
 
 
 def size(count: int) -> str:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelvault import _files, defaults, options
+from modelvault import defaults, options, remote
 from modelvault.audit import AuditLog
 from modelvault.decryption import Decrypted, decrypt
 from modelvault.errors import (
@@ -37,7 +37,7 @@ class _Request:
 
     trust: TrustPolicy
     identity: Identity
-    grant: Path | None
+    grant: str | os.PathLike[str] | None
     providers: tuple[str, ...]
     hardening: str
 
@@ -87,7 +87,7 @@ def open_into(
     from modelvault.session import SessionSettings, available_providers
 
     log = defaults.audit_log(audit, passphrase)
-    record: dict[str, Any] = {"load": secrets.token_hex(8), "file": Path(path).name}
+    record: dict[str, Any] = {"load": secrets.token_hex(8), "file": Path(remote.display(path)).name}
     try:
         settings = SessionSettings(
             sess_options=sess_options,
@@ -100,7 +100,7 @@ def open_into(
         request = _Request(
             trust=defaults.trust_policy(trust),
             identity=defaults.recipient(identity, passphrase),
-            grant=Path(grant) if grant is not None else None,
+            grant=grant,
             providers=tuple(settings.providers),
             hardening=check_level(hardening),
         )
@@ -157,14 +157,15 @@ def _find_grant(sealed: SealedFile, request: _Request, verified: VerifiedModel) 
     """The given grant, else the first embedded one for this identity; signed by the model's own publisher."""
     mine = request.identity.public.fingerprint
     if request.grant is not None:
-        data = _files.read_bytes(request.grant, limit=MAX_GRANT_ENVELOPE)
-        found = [(UnverifiedGrant.from_bytes(data, str(request.grant)), str(request.grant))]
+        data = remote.read_bytes(request.grant, limit=MAX_GRANT_ENVELOPE)
+        name = remote.display(request.grant)
+        found = [(UnverifiedGrant.from_bytes(data, name), name)]
     else:
         found = [(g, f"{sealed.path}: grants[{n}]") for n, g in enumerate(sealed.grants())]
     for grant, source in found:
         if grant.statement.recipient == mine and grant.statement.purpose == "run":
             return verify_grant(grant, verified, sealed.statement_digest, source)
-    where = str(request.grant or sealed.path)
+    where = remote.display(request.grant or sealed.path)
     raise NoMatchingKey(f"{where}: no grant to run this model for {mine}")
 
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modelvault import remote
 from modelvault._codec import format_time
 from modelvault.errors import SignatureInvalid, UntrustedPublisher
 from modelvault.manifest import GrantStatement, ModelStatement
-from modelvault.sealedfile import Progress, SealedFile, UnverifiedGrant
+from modelvault.sealedfile import Progress, RemoteHeader, SealedFile, UnverifiedGrant
 from modelvault.trust import TrustPolicy, VerifiedModel
 
 
@@ -43,8 +44,8 @@ class PublicFacts:
 
 
 def inspect(path: str | os.PathLike[str]) -> PublicFacts:
-    """Read the public facts of a sealed file, unverified. Raises FormatError, FileError."""
-    with SealedFile(path) as sealed:
+    """Read the public facts of a sealed file, unverified; of a URL the header only. Raises FormatError, FileError."""
+    with RemoteHeader(os.fspath(path)) if remote.is_url(path) else SealedFile(path) as sealed:
         return PublicFacts(
             path=sealed.path,
             statement=sealed.statement,

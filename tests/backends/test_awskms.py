@@ -1,12 +1,7 @@
 """Keys in AWS KMS, spoken to over HTTP at moto's server. No test has met AWS itself."""
 
-import contextlib
-import os
 import signal
-import socket
 import subprocess
-import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,27 +19,11 @@ from modelvault.trust import TrustPolicy, add_publisher
 INFO = b"modelvault/v1/grant" + bytes(32)
 
 
-@contextlib.contextmanager
-def moto(log: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A server on a free port: its address and process."""
-    port = needs.free_port()
-    command = [sys.executable, str(Path(__file__).with_name("moto_server.py")), str(port), *options]
-    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
-        try:
-            for _ in range(300):
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                    break
-                time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}", process
-        finally:
-            process.kill()
-
-
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     needs.module("boto3")
     needs.module("moto.server")
-    with moto(tmp_path_factory.mktemp("moto") / "log") as server:
+    with needs.moto(tmp_path_factory.mktemp("moto") / "log") as server:
         yield server
 
 
@@ -57,19 +36,7 @@ def kms(running: tuple[str, subprocess.Popen[bytes]], monkeypatch: pytest.Monkey
 def client(address: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Any:
     import boto3
 
-    for name in [n for n in os.environ if n.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in {
-        "AWS_ENDPOINT_URL_KMS": address,
-        "AWS_REGION": "eu-central-1",
-        "AWS_DEFAULT_REGION": "eu-central-1",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_CONFIG_FILE": str(folder / "none"),
-        "AWS_SHARED_CREDENTIALS_FILE": str(folder / "none"),
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
-        monkeypatch.setenv(name, value)
+    needs.aws_environment(address, monkeypatch, folder)
     return boto3.client("kms")
 
 
@@ -95,7 +62,7 @@ def test_a_service_that_signs_wrongly_is_noticed(tmp_path: Path, monkeypatch: py
     """moto as it is hashes twice; when this fails, it has been repaired and moto_server.py can go."""
     needs.module("boto3")
     needs.module("moto.server")
-    with moto(tmp_path / "log", "--as-it-is") as (address, _):
+    with needs.moto(tmp_path / "log", "--as-it-is") as (address, _):
         key = store.load_publisher(make(client(address, monkeypatch, tmp_path), "ECC_NIST_P256"))
         with pytest.raises(KeyUnavailable, match="returned a wrong signature"):
             key.sign(b"m")
@@ -142,12 +109,12 @@ def test_what_cannot_be_used(kms: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with pytest.raises(kind, match=words):
             load_key(uri)
-    monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", "http://kms.example.com")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://kms.example.com")
     with pytest.raises(KeyUnavailable, match="expected https"):
         store.load_recipient(symmetric)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", "https://127.0.0.1:1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://127.0.0.1:1")
     with pytest.raises(KeyUnavailable, match="no credentials"):
         store.load_recipient(symmetric)
 
@@ -180,7 +147,7 @@ def test_outages_are_audited_denials(
             parties.load(path, identity=impatient)
     finally:
         running[1].send_signal(signal.SIGCONT)
-    monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", f"http://127.0.0.1:{needs.free_port()}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{needs.free_port()}")
     with pytest.raises(KeyUnavailable, match="cannot ask the service"):
         parties.load(path, identity=uri)
     assert parties.events() == ["opened", "load.intent", "load.denied", "load.denied"]
