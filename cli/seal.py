@@ -13,10 +13,12 @@ from modelvault.cli.common import (
     print_fields,
     print_json,
     progress_bar,
+    read_arrays,
     size,
 )
 from modelvault.defaults import DEFAULT
-from modelvault.errors import FileError, KeyUnavailable
+from modelvault.envelopes import InputEnvelope
+from modelvault.errors import FileError, FormatError, KeyUnavailable
 from modelvault.keys import store
 from modelvault.keys.remote import Wrapper
 from modelvault.policy import Terms, read_terms
@@ -38,8 +40,15 @@ from modelvault.policy import Terms, read_terms
 @click.option("--version", default="1", show_default=True, help="One to four numbers joined by dots.")
 @click.option("--asset", "assets", multiple=True, type=FILE, help="A file to seal beside the model. Repeatable.")
 @click.option("--policy", type=FILE, help="TOML: not_before, not_after, providers, min_loader, for every recipient.")
+@click.option(
+    "--calibrate",
+    multiple=True,
+    type=FILE,
+    metavar="NPZ",
+    help="Representative inputs by name: sessions reject calls outside their range. Repeatable.",
+)
 @click.option("--public-io", is_flag=True, help="Show input and output names and shapes to everybody.")
-@click.option("--keep-docs", is_flag=True, help="Keep doc strings and exporters' notes.")
+@click.option("--keep-docs", is_flag=True, help="Keep doc strings, exporters' notes and inner names.")
 @click.option("--dry-run", is_flag=True, help="Check everything, write nothing.")
 @click.option("--force", is_flag=True, help="Replace an existing output file.")
 @passphrase_option
@@ -54,6 +63,7 @@ def command(
     version: str,
     assets: tuple[Path, ...],
     policy: Path | None,
+    calibrate: tuple[Path, ...],
     public_io: bool,
     keep_docs: bool,
     dry_run: bool,
@@ -84,6 +94,7 @@ def command(
             version=version,
             assets=assets,
             policy=read_terms(policy) if policy else Terms(),
+            guard=_envelope(calibrate),
             public_io=public_io,
             keep_docs=keep_docs,
             dry_run=dry_run,
@@ -102,6 +113,18 @@ def command(
             ("granted to", list(report.recipients)),
         ]
     )
+
+
+def _envelope(files: tuple[Path, ...]) -> InputEnvelope | None:
+    if not files:
+        return None
+    from modelvault.guards import calibrate
+
+    samples = [read_arrays(path) for path in files]
+    for path, sample in zip(files, samples, strict=True):
+        if not isinstance(sample, dict):
+            raise FormatError(f"{path}: expected an .npz with the inputs' names")
+    return calibrate(samples)
 
 
 def _recipients(names: tuple[str, ...], ask: Passphrase) -> list[Wrapper]:

@@ -11,6 +11,7 @@ from onnx import ModelProto, TensorProto
 
 from modelvault import _files
 from modelvault.errors import ModelError
+from modelvault.onnxfile.anonymise import anonymise
 from modelvault.onnxfile.layout import ALIGNMENT, Slot, SourceFile, SplitModel, TensorEntry
 from modelvault.onnxfile.tensors import TensorReader, clear, dtype_name, refer, show
 from modelvault.onnxfile.walk import constants, describe, other_tensors, strip
@@ -23,7 +24,7 @@ MAX_GRAPH = 2**30
 def split(path: str | os.PathLike[str], *, keep_docs: bool = False) -> SplitModel:
     """Read an ONNX file and take it apart; external data is checked here, and read when streamed.
 
-    ``keep_docs`` keeps doc strings and exporters' notes. Raises ModelError, FileError.
+    ``keep_docs`` keeps doc strings, exporters' notes and the names of inner values. Raises ModelError, FileError.
     """
     path = Path(path)
     data = _files.read_bytes(path, limit=MAX_MODEL)
@@ -35,6 +36,7 @@ def split(path: str | os.PathLike[str], *, keep_docs: bool = False) -> SplitMode
     splitter.take(model)
     if not keep_docs:
         strip(model)
+        anonymise(model)
     sizes = splitter.reader.sizes
     return SplitModel(
         graph=_serialise(model, path),
