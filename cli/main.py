@@ -21,6 +21,7 @@ COMMANDS = {
     "keygen": "Make a key: publisher, recipient, owner or host.",
     "pubkey": "Print a key's public half.",
     "run": "Load a sealed model and run it once.",
+    "sbom": "Print a CycloneDX bill of materials.",
     "seal": "Encrypt and sign an ONNX model.",
     "sign-model": "Sign a plain model folder (OpenSSF Model Signing).",
     "trust": "Say which publishers may vouch for which models.",
