@@ -15,19 +15,17 @@ from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import pkcs11
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from pkcs11 import Attribute, KeyType, Mechanism, ObjectClass, TokenFlag
 from pkcs11 import exceptions as failure
 
-from modelvault._primitives import hpke_open_p256
-from modelvault.errors import FormatError, KeyUnavailable, NoMatchingKey
+from modelvault.errors import FormatError, KeyUnavailable
 from modelvault.keys import store
 from modelvault.keys.material import HostPublic, PublisherPublic, RecipientPublic
 from modelvault.keys.pem import Passphrase
-from modelvault.keys.remote import RemoteSigner, as_host, as_publisher
+from modelvault.keys.remote import EcdhRecipient, RemoteSigner, as_host, as_publisher
 
 T = TypeVar("T")
 
@@ -223,23 +221,6 @@ def _hash_of(public: ec.EllipticCurvePublicKey) -> hashes.HashAlgorithm:
     return next(digest for curve, digest in _CURVES.values() if curve.name == public.curve.name)
 
 
-class TokenRecipient:
-    """Opens key bundles by ECDH on a token: HPKE's P-256, of which the token does the part with the private key."""
-
-    __slots__ = ("_key", "public")
-
-    def __init__(self, key: TokenKey) -> None:
-        self._key = key
-        self.public = RecipientPublic.of([key.public], key.name)
-
-    def unwrap(self, wrapped: bytes, info: bytes) -> bytes:
-        """Raises NoMatchingKey, KeyUnavailable."""
-        try:
-            return hpke_open_p256(self._key.ecdh, self.public.point, info, wrapped)
-        except (InvalidTag, ValueError):
-            raise NoMatchingKey(f"the key bundle does not open with {self.public.fingerprint}") from None
-
-
 def publisher(uri: str, secret: Passphrase | None) -> RemoteSigner[PublisherPublic]:
     key = TokenKey(Uri.parse(uri), secret)
     return as_publisher(key.public, key.name, key.sign)
@@ -250,8 +231,9 @@ def host(uri: str, secret: Passphrase | None) -> RemoteSigner[HostPublic]:
     return as_host(key.public, key.name, key.sign)
 
 
-def recipient(uri: str, secret: Passphrase | None) -> TokenRecipient:
-    return TokenRecipient(TokenKey(Uri.parse(uri), secret))
+def recipient(uri: str, secret: Passphrase | None) -> EcdhRecipient:
+    key = TokenKey(Uri.parse(uri), secret)
+    return EcdhRecipient(key.public, key.name, key.ecdh)
 
 
 def recipient_public(uri: str, secret: Passphrase | None) -> RecipientPublic:

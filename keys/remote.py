@@ -8,9 +8,11 @@ from collections.abc import Callable
 from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 
-from modelvault._primitives import LABEL_SERVICE
-from modelvault.errors import KeyUnavailable, SignatureInvalid
-from modelvault.keys.material import HostPublic, PublisherPublic
+from cryptography.exceptions import InvalidTag
+
+from modelvault._primitives import LABEL_SERVICE, hpke_open_p256
+from modelvault.errors import KeyUnavailable, NoMatchingKey, SignatureInvalid
+from modelvault.keys.material import HostPublic, PublisherPublic, RecipientPublic
 from modelvault.keys.pem import Passphrase
 
 P = TypeVar("P", PublisherPublic, HostPublic)
@@ -19,6 +21,7 @@ P = TypeVar("P", PublisherPublic, HostPublic)
 BACKENDS = {
     "awskms": ("awskms", "boto3"),
     "pkcs11": ("pkcs11", "python-pkcs11"),
+    "tpm2": ("tpm2", "tpm2-tools"),
     "vault": ("vault", "hvac"),
 }
 
@@ -123,6 +126,24 @@ class RemoteSigner(Generic[P]):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a signer cannot be pickled or copied")
+
+
+class EcdhRecipient:
+    """Opens bundles wrapped for a P-256 key in hardware: HPKE, of which the hardware does the private key's part."""
+
+    __slots__ = ("_ecdh", "public")
+
+    def __init__(self, part: Any, uri: str, ecdh: Callable[[bytes], bytes]) -> None:
+        """``part`` is the public key; ``ecdh`` as in :func:`modelvault._primitives.hpke_open_p256`."""
+        self.public = RecipientPublic.of([part], uri)
+        self._ecdh = ecdh
+
+    def unwrap(self, wrapped: bytes, info: bytes) -> bytes:
+        """Raises NoMatchingKey, KeyUnavailable."""
+        try:
+            return hpke_open_p256(self._ecdh, self.public.point, info, wrapped)
+        except (InvalidTag, ValueError):
+            raise NoMatchingKey(f"the key bundle does not open with {self.public.fingerprint}") from None
 
 
 class ServiceRecipient:

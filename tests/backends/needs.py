@@ -81,3 +81,12 @@ def aws_environment(address: str, monkeypatch: pytest.MonkeyPatch, folder: Path)
         "AWS_EC2_METADATA_DISABLED": "true",
     }.items():
         monkeypatch.setenv(name, value)
+
+
+def free_port_pair() -> int:
+    """The first of two free ports in a row, which swtpm's clients expect."""
+    while True:
+        first = free_port()
+        with contextlib.suppress(OSError), socket.socket() as second:
+            second.bind(("127.0.0.1", first + 1))
+            return first
