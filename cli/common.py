@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from modelvault import _files, defaults
+from modelvault import _files, defaults, remote
 from modelvault.errors import FormatError, KeyUnavailable
 from modelvault.keys import store
 
@@ -23,6 +23,18 @@ MAX_ARRAYS = 2**32
 BAR_FROM = 64 * 2**20  # below this the work ends before a bar could be read
 
 FILE = click.Path(path_type=Path)
+
+
+class _Place(click.Path):
+    """A path, or a URL as it is."""
+
+    name = "file or url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if remote.is_url(value) else Path(value)
+
+
+PLACE = _Place()
 
 
 def passphrase_option(function: F) -> F:
@@ -86,6 +98,11 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None
         cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths[:-1], strict=True)]
         last = row[-1] if len(row[-1]) <= max(left, 12) else row[-1][: max(left, 12) - 3] + "..."
         click.echo("  ".join([*cells, last]).rstrip())
+
+
+def bytes_in(place: str | Path) -> int:
+    """How much work a local sealed file is; nothing is known of a URL before it is asked."""
+    return place.stat().st_size if isinstance(place, Path) and place.is_file() else 0
 
 
 def read_arrays(path: Path) -> Any:

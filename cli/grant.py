@@ -58,12 +58,12 @@ def command(
     if output is not None and output.exists():
         raise FileError(f"{output}: exists already")
     terms = read_terms(licence) if licence else None
+    ask = ask_passphrase(passphrase_file)
     if source is not None:
         orders = read_orders(source, terms, purpose)
     else:
-        public = store.load_recipient_public(str(recipient))
+        public = store.load_recipient_public(str(recipient), ask)
         orders = {"": Order(recipient=public, licence=terms, purpose=purpose)}
-    ask = ask_passphrase(passphrase_file)
     grants = grant_all(
         file,
         orders.values(),

@@ -8,6 +8,7 @@ _HINTS: tuple[tuple[type[errors.ModelVaultError], str, str], ...] = (
     (errors.KeyUnavailable, "owner key 'default'", "make one with: modelvault keygen owner"),
     (errors.KeyUnavailable, "lets others use it", "chmod 600 the file, if nobody else has read it"),
     (errors.KeyUnavailable, "encrypted", "use --passphrase-file FILE, or MODELVAULT_PASSPHRASE in the environment"),
+    (errors.KeyUnavailable, "no own recipient key stands beside", "seal and grant take it with --own KEY"),
     (errors.AuditUnavailable, "host key 'default'", "make one with: modelvault keygen host"),
     (errors.AuditUnavailable, "encrypted", "use --passphrase-file FILE, or MODELVAULT_PASSPHRASE in the environment"),
     (errors.UntrustedPublisher, "no trust policy", "trust a publisher with: modelvault trust add KEY.pub --models '*'"),

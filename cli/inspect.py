@@ -5,15 +5,15 @@ from pathlib import Path
 import click
 
 from modelvault._codec import format_time
-from modelvault.cli.common import FILE, json_option, print_fields, print_json, print_table, size
+from modelvault.cli.common import PLACE, json_option, print_fields, print_json, print_table, size
 from modelvault.cli.license import describe
 from modelvault.verification import PublicFacts, inspect
 
 
 @click.command("inspect", epilog="Example: modelvault inspect fraud.mvlt --json")
-@click.argument("file", type=FILE)
+@click.argument("file", type=PLACE)
 @json_option
-def command(file: Path, as_json: bool) -> None:
+def command(file: str | Path, as_json: bool) -> None:
     """Show what anybody can read in a sealed FILE, with no key. Nothing of it is verified: see "verify"."""
     facts = inspect(file)
     if as_json:

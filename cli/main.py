@@ -21,14 +21,18 @@ COMMANDS = {
     "inspect": "Show what anybody can read in a sealed file.",
     "keygen": "Make a key: publisher, recipient, owner or host.",
     "license": "Explain and check what a grant allows.",
+    "pubkey": "Print a key's public half.",
     "revoke": "Issue the next revocation list.",
     "rewrap": "Move grants from a recipient's old key to its new one.",
     "run": "Load a sealed model and run it once.",
+    "sbom": "Print a CycloneDX bill of materials.",
     "seal": "Encrypt and sign an ONNX model.",
     "sign": "Add a signature to a sealed model or a hand-over.",
+    "sign-model": "Sign a plain model folder (OpenSSF Model Signing).",
     "trust": "Say which publishers may vouch for which models.",
     "ungrant": "Remove a recipient's grant from a sealed file.",
     "verify": "Check signatures and ciphertext with public keys alone.",
+    "verify-model": "Check a plain model folder against its signature.",
 }
 
 # One status for each thing a script would handle differently; docs/CLI.md has the table. 2 is click's usage error.
@@ -66,7 +70,7 @@ class _Group(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"modelvault.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"modelvault.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

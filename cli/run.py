@@ -10,7 +10,9 @@ import numpy as np
 from modelvault import _files
 from modelvault.cli.common import (
     FILE,
+    PLACE,
     ask_passphrase,
+    bytes_in,
     json_option,
     passphrase_option,
     print_fields,
@@ -34,13 +36,13 @@ _TYPES: dict[str, str] = {
     "run",
     epilog="Examples: modelvault run fraud.mvlt --random   |   modelvault run fraud.mvlt --input x.npz --output y.npz",
 )
-@click.argument("file", type=FILE)
+@click.argument("file", type=PLACE)
 @click.option("--input", "source", type=FILE, help=".npz with arrays by input name, or .npy for a single input.")
 @click.option("--random", "make", is_flag=True, help="Make inputs from the model's own signature.")
 @click.option("--shape", "shapes", multiple=True, metavar="INPUT=N,N", help="With --random: fix an input's shape.")
 @click.option("--output", type=FILE, help="Write the outputs to an .npz file.")
 @click.option("--identity", metavar="KEY", help="Recipient key: name or path. Default: default.")
-@click.option("--grant", type=FILE, help="A grant kept beside the file.")
+@click.option("--grant", type=PLACE, help="A grant kept beside the file.")
 @click.option("--trust", type=FILE, help="Trust policy. Default: $MODELVAULT_HOME/trust.toml.")
 @click.option("--audit", type=FILE, help="Audit log. Default: $MODELVAULT_HOME/audit/audit.log.")
 @click.option("--hardening", type=click.Choice(["standard", "strict"]), default="standard", show_default=True)
@@ -50,13 +52,13 @@ _TYPES: dict[str, str] = {
 @passphrase_option
 @json_option
 def command(
-    file: Path,
+    file: str | Path,
     source: Path | None,
     make: bool,
     shapes: tuple[str, ...],
     output: Path | None,
     identity: str | None,
-    grant: Path | None,
+    grant: str | Path | None,
     trust: Path | None,
     audit: Path | None,
     hardening: str,
@@ -72,7 +74,7 @@ def command(
     if source and make:
         raise click.UsageError("choose one: --input or --random")
     began = time.perf_counter()
-    with progress_bar("loading", file.stat().st_size if file.is_file() else 0) as step:
+    with progress_bar("loading", bytes_in(file)) as step:
         session = load(
             file,
             identity=identity,

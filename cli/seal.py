@@ -6,6 +6,7 @@ import click
 
 from modelvault.cli.common import (
     FILE,
+    Passphrase,
     ask_passphrase,
     json_option,
     passphrase_option,
@@ -18,7 +19,8 @@ from modelvault.cli.common import (
 from modelvault.defaults import DEFAULT
 from modelvault.envelopes import InputEnvelope
 from modelvault.errors import FileError, FormatError, KeyUnavailable
-from modelvault.keys import RecipientPublic, store
+from modelvault.keys import store
+from modelvault.keys.remote import Wrapper
 from modelvault.policy import Terms, read_terms
 
 
@@ -31,6 +33,9 @@ from modelvault.policy import Terms, read_terms
 @click.option("-o", "--output", type=FILE, help="Default: MODEL with the ending .mvlt.")
 @click.option("--to", "recipients", multiple=True, metavar="KEY", help="Recipient key: name or path. Repeatable.")
 @click.option("--sign", "signers", multiple=True, metavar="KEY", help="Publisher key: name or path. Repeatable.")
+@click.option(
+    "--own", metavar="KEY", help="The publisher's own recipient key. Default: NAME.own beside the signing key."
+)
 @click.option("--name", help="Model name in the statement. Default: the file's name.")
 @click.option("--version", default="1", show_default=True, help="One to four numbers joined by dots.")
 @click.option("--asset", "assets", multiple=True, type=FILE, help="A file to seal beside the model. Repeatable.")
@@ -53,6 +58,7 @@ def command(
     output: Path | None,
     recipients: tuple[str, ...],
     signers: tuple[str, ...],
+    own: str | None,
     name: str | None,
     version: str,
     assets: tuple[Path, ...],
@@ -81,9 +87,9 @@ def command(
         report = seal(
             model,
             target,
-            recipients=_recipients(recipients),
+            recipients=_recipients(recipients, ask),
             signers=keys,
-            own=store.load_recipient_public(store.own_of(names[0], ".pub")),
+            own=store.load_recipient_public(own or store.own_of(names[0], ".pub"), ask),
             name=name,
             version=version,
             assets=assets,
@@ -121,9 +127,9 @@ def _envelope(files: tuple[Path, ...]) -> InputEnvelope | None:
     return calibrate(samples)
 
 
-def _recipients(names: tuple[str, ...]) -> list[RecipientPublic]:
+def _recipients(names: tuple[str, ...], ask: Passphrase) -> list[Wrapper]:
     if names:
-        return [store.load_recipient_public(n) for n in names]
+        return [store.load_recipient_public(n, ask) for n in names]
     try:
         return [store.load_recipient_public(DEFAULT)]
     except KeyUnavailable:

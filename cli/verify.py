@@ -4,19 +4,19 @@ from pathlib import Path
 
 import click
 
-from modelvault.cli.common import FILE, json_option, print_fields, print_json, progress_bar
+from modelvault.cli.common import FILE, PLACE, bytes_in, json_option, print_fields, print_json, progress_bar
 from modelvault.defaults import trust_policy
 from modelvault.verification import verify
 
 
 @click.command("verify", epilog="Example: modelvault verify fraud.mvlt --trust trust.toml")
-@click.argument("file", type=FILE)
+@click.argument("file", type=PLACE)
 @click.option("--trust", type=FILE, help="Trust policy. Default: $MODELVAULT_HOME/trust.toml.")
 @json_option
-def command(file: Path, trust: Path | None, as_json: bool) -> None:
+def command(file: str | Path, trust: Path | None, as_json: bool) -> None:
     """Check who sealed FILE and that not a byte changed, with no private key."""
     policy = trust_policy(trust)
-    with progress_bar("verifying", file.stat().st_size if file.is_file() else 0) as step:
+    with progress_bar("verifying", bytes_in(file)) as step:
         model = verify(file, policy, progress=step)
     facts = {
         "verified": True,

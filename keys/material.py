@@ -157,6 +157,12 @@ class RecipientPublic(_Public):
     def of(cls, parts: Sequence[Any], source: str = "key") -> Self:
         return cls(_algorithm(parts, _RECIPIENT_PARTS, source), tuple(parts))
 
+    @property
+    def point(self) -> bytes:
+        """The uncompressed point of a P-256 key, 65 bytes."""
+        form = serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
+        return bytes(self.parts[0].public_bytes(*form))
+
     def wrap(self, bundle: bytes, info: bytes) -> bytes:
         """HPKE; only the private key opens it, and only with the same ``info``."""
         key = hpke.MLKEM768X25519PublicKey(*self.parts) if len(self.parts) == 2 else self.parts[0]

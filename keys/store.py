@@ -8,9 +8,11 @@ from pathlib import Path
 
 from modelvault import _files
 from modelvault.errors import FileError, FormatError, KeyUnavailable
+from modelvault.keys import remote, sources
 from modelvault.keys.material import HostKey, HostPublic, PublisherKey, PublisherPublic, RecipientKey, RecipientPublic
 from modelvault.keys.owner import OwnerSecret
 from modelvault.keys.pem import Passphrase
+from modelvault.keys.remote import HostSigner, PublisherSigner, Unwrapper, Wrapper
 
 ROLES = ("publisher", "recipient", "owner", "host")
 MAX_KEY_FILE = 64 * 2**10
@@ -83,50 +85,78 @@ def write_pair(where: Path, name: str, private: bytes, public: bytes | None) -> 
     return path
 
 
-def load_publisher(reference: str, passphrase: Passphrase | None = None) -> PublisherKey:
-    path = find("publisher", reference, ".key")
-    return PublisherKey.from_pem(read_private(path), passphrase, str(path))
+def load_publisher(reference: str, passphrase: Passphrase | None = None) -> PublisherSigner:
+    """A publisher's key: a name, a path, or a URI (docs/KEYS.md). Raises KeyUnavailable, FormatError, FileError."""
+    if remote.is_remote(reference):
+        return remote.backend(reference).publisher(reference, passphrase)
+    return PublisherKey.from_pem(*_private("publisher", reference, passphrase))
 
 
 def own_of(publisher: str, suffix: str) -> str:
     """The path of a publisher's own recipient key, which stands beside its signing key as NAME.own."""
+    if sources.is_source(publisher) or remote.is_remote(publisher):
+        raise KeyUnavailable(f"{publisher}: no own recipient key stands beside it, name one")
     path = find("publisher", publisher, ".key")
     return str(path.with_name(f"{path.name.removesuffix('.key')}.own{suffix}"))
 
 
-def load_recipient(reference: str, passphrase: Passphrase | None = None) -> RecipientKey:
-    path = find("recipient", reference, ".key")
-    return RecipientKey.from_pem(read_private(path), passphrase, str(path))
+def load_recipient(reference: str, passphrase: Passphrase | None = None) -> Unwrapper:
+    """A recipient's key, likewise."""
+    if remote.is_remote(reference):
+        return remote.backend(reference).recipient(reference, passphrase)
+    return RecipientKey.from_pem(*_private("recipient", reference, passphrase))
 
 
-def load_host(reference: str, passphrase: Passphrase | None = None) -> HostKey:
-    path = find("host", reference, ".key")
-    return HostKey.from_pem(read_private(path), passphrase, str(path))
+def load_host(reference: str, passphrase: Passphrase | None = None) -> HostSigner:
+    """A host's key, likewise."""
+    if remote.is_remote(reference):
+        return remote.backend(reference).host(reference, passphrase)
+    return HostKey.from_pem(*_private("host", reference, passphrase))
 
 
 def load_owner(reference: str, passphrase: Passphrase | None = None) -> OwnerSecret:
-    path = find("owner", reference, ".key")
-    return OwnerSecret.from_pem(read_private(path), passphrase, str(path))
+    return OwnerSecret.from_pem(*_private("owner", reference, passphrase))
 
 
-def load_publisher_public(reference: str) -> PublisherPublic:
-    path = find("publisher", reference, ".pub")
-    return PublisherPublic.from_pem(_files.read_bytes(path, limit=MAX_KEY_FILE), str(path))
+def load_publisher_public(reference: str, passphrase: Passphrase | None = None) -> PublisherPublic:
+    """A publisher's public key: a name, a path, or a URI; a token may ask for its PIN."""
+    if remote.is_remote(reference):
+        return remote.backend(reference).publisher(reference, passphrase).public
+    return PublisherPublic.from_pem(*_public("publisher", reference))
 
 
-def load_recipient_public(reference: str) -> RecipientPublic:
-    path = find("recipient", reference, ".pub")
-    return RecipientPublic.from_pem(_files.read_bytes(path, limit=MAX_KEY_FILE), str(path))
+def load_recipient_public(reference: str, passphrase: Passphrase | None = None) -> Wrapper:
+    if remote.is_remote(reference):
+        return remote.backend(reference).recipient_public(reference, passphrase)
+    return RecipientPublic.from_pem(*_public("recipient", reference))
 
 
-def load_host_public(reference: str) -> HostPublic:
-    path = find("host", reference, ".pub")
-    return HostPublic.from_pem(_files.read_bytes(path, limit=MAX_KEY_FILE), str(path))
+def load_host_public(reference: str, passphrase: Passphrase | None = None) -> HostPublic:
+    if remote.is_remote(reference):
+        return remote.backend(reference).host(reference, passphrase).public
+    return HostPublic.from_pem(*_public("host", reference))
+
+
+def _private(role: str, reference: str, passphrase: Passphrase | None) -> tuple[bytes, Passphrase | None, str]:
+    """The text of a private key, how to ask for its passphrase, and what to call it in errors."""
+    if sources.is_source(reference):
+        return sources.read(reference, limit=MAX_KEY_FILE), passphrase, reference
+    path = find(role, reference, ".key")
+    return read_private(path), passphrase, str(path)
+
+
+def _public(role: str, reference: str) -> tuple[bytes, str]:
+    if sources.is_source(reference):
+        return sources.read(reference, limit=MAX_KEY_FILE), reference
+    path = find(role, reference, ".pub")
+    return _files.read_bytes(path, limit=MAX_KEY_FILE), str(path)
 
 
 def passphrase_file(path: Path) -> bytes:
-    """The first line of a file that only its owner reads."""
-    line = read_private(path).split(b"\n")[0].rstrip(b"\r")
+    """The first line of a file that only its owner reads, or of what ``env:``, ``fd:`` or ``keyring:`` names."""
+    reference = str(path)
+    text = sources.read(reference, limit=MAX_KEY_FILE) if sources.is_source(reference) else read_private(path)
+    line = text.split(b"\n")[0].rstrip(b"\r")
     if not line:
         raise KeyUnavailable(f"{path}: empty passphrase")
     return line

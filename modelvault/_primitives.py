@@ -1,10 +1,12 @@
 """Every AEAD, KDF and KEM call of the package, and the labels that keep their uses apart (docs/FORMAT.md section 7)."""
 
+from collections.abc import Callable
 from typing import Any
 
 from cryptography.cobblestone import Cobblestone256Decryptor, Cobblestone256Encryptor
 from cryptography.hazmat.primitives import hashes, hpke
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
 from modelvault.errors import FormatError
 
@@ -12,6 +14,7 @@ LABEL_EXTENT = b"modelvault/v1/extent"
 LABEL_COMMIT = b"modelvault/v1/commit"
 LABEL_GRANT = b"modelvault/v1/grant"
 LABEL_OWNER = b"modelvault/v1/owner"
+LABEL_SERVICE = b"modelvault/v1/service"
 
 CHUNK = 16_384
 TAG = 16
@@ -58,3 +61,37 @@ def hpke_seal(algorithm: str, public_key: Any, info: bytes, plaintext: bytes) ->
 def hpke_open(algorithm: str, private_key: Any, info: bytes, ciphertext: bytes) -> bytes:
     """Inverse of :func:`hpke_seal`; raises cryptography's InvalidTag or ValueError."""
     return _suite(algorithm).decrypt(ciphertext, private_key, info)
+
+
+_P256_POINT = 65
+_KEM_SUITE = b"KEM\x00\x10"  # DHKEM(P-256, HKDF-SHA256)
+_HPKE_SUITE = b"HPKE\x00\x10\x00\x01\x00\x02"  # with HKDF-SHA256, AES-256-GCM
+
+
+def hpke_open_p256(ecdh: Callable[[bytes], bytes], public_point: bytes, info: bytes, ciphertext: bytes) -> bytes:
+    """:func:`hpke_open` for a P-256 key in hardware, which gives no more than an ECDH result (RFC 9180).
+
+    ``ecdh`` takes the sender's uncompressed point (65 bytes) and returns the shared point's x coordinate (32 bytes); it
+    must refuse points that are not on the curve. ``public_point`` is the recipient's own. Raises InvalidTag,
+    ValueError.
+    """
+    if len(ciphertext) < _P256_POINT + TAG:
+        raise ValueError("ciphertext is too short")
+    sender, sealed = ciphertext[:_P256_POINT], ciphertext[_P256_POINT:]
+    prk = _labeled_extract(_KEM_SUITE, b"", b"eae_prk", ecdh(sender))
+    shared = _labeled_expand(_KEM_SUITE, prk, b"shared_secret", sender + public_point, 32)
+    psk_id = _labeled_extract(_HPKE_SUITE, b"", b"psk_id_hash", b"")
+    context = b"\x00" + psk_id + _labeled_extract(_HPKE_SUITE, b"", b"info_hash", info)  # mode_base
+    secret = _labeled_extract(_HPKE_SUITE, shared, b"secret", b"")
+    key = _labeled_expand(_HPKE_SUITE, secret, b"key", context, 32)
+    nonce = _labeled_expand(_HPKE_SUITE, secret, b"base_nonce", context, 12)  # of the first message, the only one
+    return AESGCM(key).decrypt(nonce, sealed, b"")
+
+
+def _labeled_extract(suite: bytes, salt: bytes, label: bytes, ikm: bytes) -> bytes:
+    return HKDF.extract(hashes.SHA256(), salt or bytes(32), b"HPKE-v1" + suite + label + ikm)
+
+
+def _labeled_expand(suite: bytes, prk: bytes, label: bytes, info: bytes, length: int) -> bytes:
+    labeled = length.to_bytes(2, "big") + b"HPKE-v1" + suite + label + info
+    return HKDFExpand(hashes.SHA256(), length, labeled).derive(prk)

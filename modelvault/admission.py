@@ -1,11 +1,12 @@
 """Whether a load is allowed: trust, revocations, grant, terms, and what the audit log says about loads so far."""
 
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelvault import _files
+from modelvault import remote
 from modelvault._codec import format_time, parse_time
 from modelvault.audit import AuditLog
 from modelvault.audit.cosigned import check_fresh, cosigned_path, read_cosigned
@@ -36,7 +37,7 @@ class Request:
 
     trust: TrustPolicy
     recipient: str
-    grant: Path | None = None
+    grant: str | os.PathLike[str] | None = None
     providers: tuple[str, ...] = ()
     memory: str = "auto"
     hardening: str = "standard"
@@ -193,8 +194,8 @@ def _find_grant(sealed: SealedFile, request: Request, verified: VerifiedModel, t
     """The given grant, else the first embedded one for this identity; signed by the model's own publisher."""
     mine = request.recipient
     if request.grant is not None:
-        data = _files.read_bytes(request.grant, limit=MAX_GRANT_ENVELOPE)
-        found = [(UnverifiedGrant.from_bytes(data, str(request.grant)), str(request.grant))]
+        data, name = remote.read_bytes(request.grant, limit=MAX_GRANT_ENVELOPE), remote.display(request.grant)
+        found = [(UnverifiedGrant.from_bytes(data, name), name)]
     else:
         found = [(g, f"{sealed.path}: grants[{n}]") for n, g in enumerate(sealed.grants())]
     for grant, source in found:
@@ -202,7 +203,7 @@ def _find_grant(sealed: SealedFile, request: Request, verified: VerifiedModel, t
             statement = verify_grant(grant, verified, sealed.statement_digest, source)
             trust.check("grant", (statement.grant_id,), source)
             return statement
-    where = str(request.grant or sealed.path)
+    where = remote.display(request.grant or sealed.path)
     raise NoMatchingKey(f"{where}: no grant to run this model for {mine}")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from modelvault.audit import AuditLog, LogKey
 from modelvault.errors import AuditUnavailable, KeyUnavailable
 from modelvault.filekey import Identity
-from modelvault.keys import RecipientKey, store
+from modelvault.keys import store
 from modelvault.trust import TrustPolicy
 
 Passphrase = Callable[[], bytes]
@@ -33,8 +33,7 @@ def recipient(identity: Identity | PathLike | None, passphrase: Passphrase | Non
     if identity is not None and not isinstance(identity, str | os.PathLike):
         return identity
     name = os.fspath(identity) if identity is not None else os.environ.get("MODELVAULT_IDENTITY", DEFAULT)
-    key: RecipientKey = store.load_recipient(name, passphrase or environment_passphrase)
-    return key
+    return store.load_recipient(name, passphrase or environment_passphrase)
 
 
 def audit_log(audit: AuditLog | PathLike | None, passphrase: Passphrase | None) -> AuditLog:

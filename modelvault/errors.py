@@ -37,7 +37,7 @@ class UntrustedPublisher(ModelVaultError):
 
 
 class PayloadTampered(ModelVaultError):
-    """The ciphertext is not the one that the publisher signed."""
+    """The ciphertext, or the plain model folder, is not the one that the publisher signed."""
 
 
 class PolicyDenied(ModelVaultError):

@@ -92,6 +92,10 @@ class FileKey:
     @classmethod
     def open(cls, grant: GrantStatement, identity: Identity, statement: ModelStatement) -> "FileKey":
         """Unwrap a grant's bundle; NoMatchingKey if it does not open, PayloadTampered if it brings another key."""
+        if grant.algorithm != identity.public.algorithm:
+            raise NoMatchingKey(
+                f"grant {grant.grant_id}: wrapped with {grant.algorithm[:64]!r}, expected {identity.public.algorithm}"
+            )
         bundle = identity.unwrap(grant.wrapped, LABEL_GRANT + grant.model)
         if len(bundle) != len(BUNDLE_VERSION) + KEY or not bundle.startswith(BUNDLE_VERSION):
             raise NoMatchingKey(f"grant {grant.grant_id}: unknown key bundle")

@@ -10,7 +10,7 @@ from typing import Any
 from modelvault import _files, envelope
 from modelvault.container import MAX_GRANT_COUNT, payload_offset
 from modelvault.envelope import Signer
-from modelvault.errors import FormatError, NoMatchingKey, UntrustedPublisher
+from modelvault.errors import FileError, FormatError, NoMatchingKey, UntrustedPublisher
 from modelvault.filekey import FileKey, Identity, Recipient
 from modelvault.manifest import GrantStatement
 from modelvault.policy import Terms
@@ -120,6 +120,8 @@ def ungrant(path: str | os.PathLike[str], fingerprint: str) -> int:
 
 def rewrite(sealed: SealedFile, **changes: Any) -> None:
     """Replace parts of the header: ``grants`` or ``envelope``. Atomic: the payload is copied as it is."""
+    if not sealed.path.is_file():
+        raise FileError(f"{sealed.path}: only a local file can be changed; keep the grant beside it")
     header = replace(sealed.header, **changes)
     offset = payload_offset(header.length)
     mode = sealed.path.stat().st_mode & 0o777

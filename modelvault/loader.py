@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelvault import defaults, options
+from modelvault import defaults, options, remote
 from modelvault.admission import Request, authorise, check_log
 from modelvault.audit import AuditLog
 from modelvault.decryption import decrypt
@@ -72,7 +72,7 @@ def open_into(
     from modelvault.session import SessionSettings, available_providers
 
     log = defaults.audit_log(audit, passphrase)
-    record: dict[str, Any] = {"load": secrets.token_hex(8), "file": Path(path).name}
+    record: dict[str, Any] = {"load": secrets.token_hex(8), "file": Path(remote.display(path)).name}
     permit: Permit | None = None
     try:
         settings = SessionSettings(
@@ -87,7 +87,7 @@ def open_into(
         request = Request(
             trust=policy,
             recipient=own.public.fingerprint,
-            grant=Path(grant) if grant is not None else None,
+            grant=grant,
             providers=tuple(settings.providers),
             memory=memory,
             hardening=check_level(hardening),

@@ -1,5 +1,6 @@
 """A sealed file on disk: open it once, read its bounded header, hash its payload in parallel."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from modelvault import _files, merkle
+from modelvault import _files, merkle, remote
 from modelvault.container import MAX_ENVELOPE, PRELUDE, Header, Prelude
 from modelvault.envelope import Envelope
 from modelvault.errors import FileError, FormatError, PayloadTampered
@@ -34,12 +35,16 @@ class UnverifiedGrant:
 
 
 class SealedFile:
-    """An open sealed file whose header parsed; nothing of it is verified. Use as a context manager."""
+    """An open sealed file whose header parsed; nothing of it is verified. Use as a context manager.
+
+    A URL is fetched into the cache of ciphertext first.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = Path(remote.display(path))
+        local = remote.fetch(os.fspath(path)) if remote.is_url(path) else path
         with _files.failures(path):
-            self.descriptor = _files.open_regular(path)
+            self.descriptor = _files.open_regular(local)
         try:
             self._parse()
         except BaseException:
@@ -48,8 +53,10 @@ class SealedFile:
 
     def _parse(self) -> None:
         name = str(self.path)
-        size = os.fstat(self.descriptor).st_size
-        prelude = Prelude.from_bytes(os.pread(self.descriptor, PRELUDE.size, 0), name)
+        size = self._size()
+        start = bytearray(min(size, PRELUDE.size))
+        self._read(memoryview(start), 0)
+        prelude = Prelude.from_bytes(bytes(start), name)
         if prelude.payload_offset > size:
             raise FormatError(f"{name}: file ends inside its header")
         header = bytearray(prelude.payload_offset)
@@ -71,6 +78,9 @@ class SealedFile:
         """The embedded grants, in file order."""
         source = f"{self.path}: grants"
         return [UnverifiedGrant.from_bytes(g, f"{source}[{n}]") for n, g in enumerate(self.header.grants)]
+
+    def _size(self) -> int:
+        return os.fstat(self.descriptor).st_size
 
     def _read(self, view: memoryview, offset: int) -> None:
         try:
@@ -118,6 +128,29 @@ class SealedFile:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class RemoteHeader(SealedFile):
+    """The header of a sealed file at a URL, read by range; its payload is not there."""
+
+    def __init__(self, url: str) -> None:
+        self.path = Path(remote.display(url))
+        self._closing = contextlib.ExitStack()
+        self._file = self._closing.enter_context(remote.opened(url))
+        try:
+            self._parse()
+        except BaseException:
+            self.close()
+            raise
+
+    def _size(self) -> int:
+        return self._file.size
+
+    def _read(self, view: memoryview, offset: int) -> None:
+        view[:] = self._file.read(offset, len(view))
+
+    def close(self) -> None:
+        self._closing.close()
 
 
 def workers() -> int:

@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from modelvault import _files
+from modelvault import _files, remote
 from modelvault.envelope import Envelope
 from modelvault.errors import FileError, FormatError, PolicyDenied, UntrustedPublisher
 from modelvault.handover import MAX_HANDOVER, Handover
@@ -67,10 +67,10 @@ def read_revocations(terms: RevocationTerms) -> RevocationList:
     Raises PolicyDenied where it cannot be read; UntrustedPublisher, SignatureInvalid, FormatError.
     """
     try:
-        data = _files.read_bytes(terms.path, limit=MAX_LIST_ENVELOPE)
+        data = remote.read_bytes(terms.place, limit=MAX_LIST_ENVELOPE)
     except FileError as error:
         raise PolicyDenied(f"the revocation list cannot be read, and the trust policy needs it: {error}") from None
-    source = str(terms.path)
+    source = remote.display(terms.place)
     envelope = Envelope.from_bytes(data, source, limit=MAX_LIST_ENVELOPE)
     signers = envelope.verified_by(terms.keys)
     if len(signers) < terms.threshold:

@@ -270,6 +270,22 @@ def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+def test_model_signatures(run: Run) -> None:
+    run("keygen", "publisher", "release", "--no-passphrase", "--algorithm", "ecdsa-p256", "--no-trust")
+    Path("m/sub").mkdir(parents=True)
+    Path("m/sub/w.bin").write_bytes(b"weights")
+    signed = run("sign-model", "m", "--key", "release", "--json").json
+    assert signed["files"] == 1
+    assert signed["signature"].endswith("/m.sig")
+    assert run("verify-model", "m", "--key", "release", "--json").json["digest"] == signed["digest"]
+    assert "exists already" in run("sign-model", "m", "--key", "release", code=3).err
+    Path("m/sub/w.bin").write_bytes(b"Weights")
+    assert "is not the file that was signed" in run("verify-model", "m", "--key", "release", code=10).err
+    run("keygen", "publisher", "--no-passphrase")
+    assert "first key: expected ecdsa-p256" in run("sign-model", "m", "--key", "default", "--force", code=4).err
+    assert run("verify-model", "m", "--key", "default", code=8).err.startswith("modelvault: error: ")
+
+
 def test_calibration_and_the_guards(ready: Run) -> None:
     array = np.random.default_rng(0).uniform(-1, 1, (2, 3, 48, 192)).astype(np.float32)
     np.savez("good.npz", x=array)

@@ -7,6 +7,8 @@ from pathlib import Path
 from modelvault import _files
 from modelvault.errors import AuditTampered, AuditUnavailable, FileError, KeyUnavailable
 from modelvault.keys import HostKey, HostPublic, store
+from modelvault.keys.remote import HostSigner, is_remote
+from modelvault.keys.sources import is_source
 
 Passphrase = Callable[[], bytes]
 
@@ -17,8 +19,8 @@ class LogKey:
     A key without a file cannot be rotated. A file belongs to one log once it has been rotated.
     """
 
-    def __init__(self, key: HostKey, *, path: Path | None = None, passphrase: Passphrase | None = None) -> None:
-        self.present = key
+    def __init__(self, key: HostSigner, *, path: Path | None = None, passphrase: Passphrase | None = None) -> None:
+        self.present: HostSigner = key
         self.path = path
         self._passphrase = passphrase
         public = path.with_suffix(".pub") if path else None
@@ -26,11 +28,13 @@ class LogKey:
 
     @classmethod
     def read(cls, reference: str, passphrase: Passphrase | None = None) -> "LogKey":
-        """By name or path. Raises KeyUnavailable, FormatError."""
+        """By name, path or URI. Raises KeyUnavailable, FormatError."""
+        if is_remote(reference) or is_source(reference):
+            return cls(store.load_host(reference, passphrase))
         path = store.find("host", reference, ".key")
         return cls(store.load_host(str(path), passphrase), path=path, passphrase=passphrase)
 
-    def of(self, public: HostPublic, log: Path) -> HostKey:
+    def of(self, public: HostPublic, log: Path) -> HostSigner:
         """The private half of the epoch's key, as another process may have put it into the file.
 
         AuditTampered where this key never was the log's, AuditUnavailable where it is not at hand.
@@ -61,7 +65,7 @@ class LogKey:
             raise AuditUnavailable("this host key has no file, so it cannot be rotated")
         return self.path
 
-    def _load(self, path: Path) -> HostKey | None:
+    def _load(self, path: Path) -> HostSigner | None:
         try:
             return store.load_host(str(path), self._passphrase)
         except (KeyUnavailable, FileError):

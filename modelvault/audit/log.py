@@ -24,7 +24,8 @@ from modelvault.audit.tip import Tip, find_tip, write_state
 from modelvault.auditterms import AuditTerms
 from modelvault.checkpoint import Checkpoint, sign
 from modelvault.errors import AuditTampered, AuditUnavailable, FileError, FormatError, ModelVaultError
-from modelvault.keys import HostKey, HostPublic
+from modelvault.keys import HostPublic
+from modelvault.keys.remote import HostSigner
 
 ORIGIN_PREFIX = "modelvault/audit/"
 OWN_FIELDS = 1024  # room in a line for what every record holds
@@ -57,7 +58,7 @@ class AuditLog:
     def __init__(
         self,
         path: str | os.PathLike[str],
-        key: HostKey | LogKey,
+        key: HostSigner | LogKey,
         *,
         rotate_records: int | None = None,
         rotate_after: timedelta | None = None,

@@ -18,7 +18,8 @@ from modelvault.audit.standing import next_key
 from modelvault.checkpoint import Checkpoint, Note, NoteSignature
 from modelvault.cosignature import COSIGNATURE, VerifierKey, cosign
 from modelvault.errors import FormatError, ModelVaultError, SignatureInvalid
-from modelvault.keys import HostKey, HostPublic
+from modelvault.keys import HostPublic
+from modelvault.keys.remote import HostSigner
 
 MAX_STATE = 2**16
 TEXT = "text/plain; charset=utf-8"
@@ -41,7 +42,7 @@ class _Seen:
 class Witness:
     """Its memory is a folder with one file a log; what it cosigned is on disk before it answers."""
 
-    def __init__(self, folder: Path, name: str, key: HostKey) -> None:
+    def __init__(self, folder: Path, name: str, key: HostSigner) -> None:
         self.folder = folder
         self.verifier = VerifierKey(name=name, algorithm=COSIGNATURE, key=key.public)
         self._key = key

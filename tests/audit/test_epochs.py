@@ -19,9 +19,10 @@ from modelvault.audit.tip import state_path
 from modelvault.checkpoint import Checkpoint, sign
 from modelvault.errors import AuditTampered, AuditUnavailable, PolicyDenied
 from modelvault.keys import HostKey, HostPublic, store
+from modelvault.keys.remote import HostSigner
 
 
-def reseal(data: bytes, key: HostKey, tree: merkle.Tree, origin: str) -> bytes:
+def reseal(data: bytes, key: HostSigner, tree: merkle.Tree, origin: str) -> bytes:
     """Sign a segment's heads anew, as who has a private key would do after changing records."""
     result, previous = b"", None
     for old in data.splitlines():

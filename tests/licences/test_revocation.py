@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from licences.field import Field, clock
@@ -131,6 +132,20 @@ def test_the_list_must_be_there(field: Field, sealed: Path) -> None:
     path.rmdir()
     path.write_bytes(b"{}")
     refused(field, sealed, FormatError, "revocations.json")
+
+
+def test_the_list_at_a_url(field: Field, sealed: Path) -> None:
+    path = publish(field)
+    store, policy = fsspec.filesystem("memory"), field.parties.folder / "trust.toml"
+    policy.write_text(policy.read_text().replace('"revocations.json"', '"memory://lists/revocations.json"'))
+    refused(field, sealed, PolicyDenied, "memory://lists/revocations.json: no such file")
+    store.pipe("/lists/revocations.json", path.read_bytes())
+    field.parties.load(sealed).close()
+    publish(field, entry("recipient", field.parties.customer.public.fingerprint))
+    store.pipe("/lists/revocations.json", path.read_bytes())
+    refused(field, sealed, Revoked, "was revoked")
+    store.rm("/lists/revocations.json")
+    refused(field, sealed, PolicyDenied, "the revocation list cannot be read, and the trust policy needs it")
 
 
 def test_the_list_must_be_signed_by_its_own_keys(field: Field, sealed: Path) -> None:

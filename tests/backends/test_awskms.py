@@ -1,0 +1,153 @@
+"""Keys in AWS KMS, spoken to over HTTP at moto's server. No test has met AWS itself."""
+
+import signal
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import needs
+import pytest
+
+from modelvault.errors import FormatError, KeyUnavailable, NoMatchingKey
+from modelvault.granting import grant
+from modelvault.keys import store
+from modelvault.loader import load
+from modelvault.trust import TrustPolicy, add_publisher
+
+INFO = b"modelvault/v1/grant" + bytes(32)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    needs.module("boto3")
+    needs.module("moto.server")
+    with needs.moto(tmp_path_factory.mktemp("moto") / "log") as server:
+        yield server
+
+
+@pytest.fixture
+def kms(running: tuple[str, subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """A client for making keys; the product finds the same server through the environment."""
+    return client(running[0], monkeypatch, tmp_path)
+
+
+def client(address: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Any:
+    import boto3
+
+    needs.aws_environment(address, monkeypatch, folder)
+    return boto3.client("kms")
+
+
+def make(kms: Any, spec: str = "SYMMETRIC_DEFAULT") -> str:
+    usage = "ENCRYPT_DECRYPT" if spec == "SYMMETRIC_DEFAULT" else "SIGN_VERIFY"
+    return "awskms:" + str(kms.create_key(KeySpec=spec, KeyUsage=usage)["KeyMetadata"]["Arn"])
+
+
+@pytest.mark.parametrize(("spec", "algorithm"), [("ECC_NIST_P256", "ecdsa-p256"), ("ECC_NIST_P384", "ecdsa-p384")])
+def test_kms_signs(kms: Any, spec: str, algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = make(kms, spec)
+    monkeypatch.delenv("AWS_REGION")
+    monkeypatch.delenv("AWS_DEFAULT_REGION")  # the ARN names it
+    key = store.load_publisher(uri)
+    assert key.public.algorithm == algorithm
+    for message in (b"", b"m", bytes(100_000)):
+        key.public.verify(message, key.sign(message))
+    with pytest.raises(KeyUnavailable, match="no region"):
+        store.load_publisher("awskms:alias/release")
+
+
+def test_a_service_that_signs_wrongly_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """moto as it is hashes twice; when this fails, it has been repaired and moto_server.py can go."""
+    needs.module("boto3")
+    needs.module("moto.server")
+    with needs.moto(tmp_path / "log", "--as-it-is") as (address, _):
+        key = store.load_publisher(make(client(address, monkeypatch, tmp_path), "ECC_NIST_P256"))
+        with pytest.raises(KeyUnavailable, match="returned a wrong signature"):
+            key.sign(b"m")
+
+
+def test_kms_unwraps(kms: Any) -> None:
+    uri = make(kms)
+    kms.create_alias(AliasName="alias/bank", TargetKeyId=uri.removeprefix("awskms:"))
+    key, public = store.load_recipient(uri), store.load_recipient_public("awskms:alias/bank")
+    assert key.public.fingerprint == public.fingerprint  # an alias is the key that it names
+    assert key.public.fingerprint != store.load_recipient(make(kms)).public.fingerprint
+    wrapped = public.wrap(b"bundle", INFO)
+    assert key.unwrap(wrapped, INFO) == b"bundle"
+    for bad, info in ((wrapped, INFO[:-1] + b"\1"), (wrapped[:-1], INFO), (b"", INFO), (bytes(7000), INFO)):
+        with pytest.raises(NoMatchingKey):
+            key.unwrap(bad, info)
+
+
+def test_seal_grant_load_rotate(kms: Any, parties: Any) -> None:
+    publisher = store.load_publisher(make(kms, "ECC_NIST_P384"))
+    old, renewed = make(kms), make(kms)
+    bank = store.load_recipient(old)
+    (parties.folder / "kms.pub").write_bytes(publisher.public.to_pem())
+    add_publisher(parties.folder / "kms.toml", "kms", [parties.folder / "kms.pub"], models=["*"])
+    trust = TrustPolicy.read(parties.folder / "kms.toml")
+    path = parties.seal(signers=[publisher], recipients=[bank.public])
+    load(path, identity=old, trust=trust, audit=parties.log).close()
+    given = parties.folder / "bank.grant"
+    given.write_bytes(grant(path, store.load_recipient_public(renewed), own=parties.own, signer=publisher))
+    load(path, identity=renewed, trust=trust, audit=parties.log, grant=given).close()
+    with pytest.raises(NoMatchingKey):
+        load(path, identity=bank, trust=trust, audit=parties.log, grant=given)
+
+
+def test_what_cannot_be_used(kms: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    symmetric, p256, rsa = make(kms), make(kms, "ECC_NIST_P256"), make(kms, "RSA_2048")
+    for uri, load_key, kind, words in (
+        ("awskms:", store.load_publisher, FormatError, "expected awskms:"),
+        ("awskms:alias/nothing", store.load_publisher, KeyUnavailable, "no such key"),
+        (symmetric, store.load_publisher, FormatError, "to sign with, got SYMMETRIC_DEFAULT"),
+        (rsa, store.load_publisher, FormatError, "to sign with, got RSA_2048"),
+        (p256, store.load_recipient, FormatError, "to encrypt with, got ECC_NIST_P256"),
+        (p256, store.load_host, FormatError, "Ed25519"),
+    ):
+        with pytest.raises(kind, match=words):
+            load_key(uri)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://kms.example.com")
+    with pytest.raises(KeyUnavailable, match="expected https"):
+        store.load_recipient(symmetric)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://127.0.0.1:1")
+    with pytest.raises(KeyUnavailable, match="no credentials"):
+        store.load_recipient(symmetric)
+
+
+def test_credentials(kms: Any, running: tuple[str, subprocess.Popen[bytes]]) -> None:
+    uri = make(kms)
+
+    def unchecked_actions(count: bytes) -> None:
+        request = urllib.request.Request(f"{running[0]}/moto-api/reset-auth", count, {"Content-Type": "text/plain"})
+        urllib.request.urlopen(request).close()
+
+    try:
+        unchecked_actions(b"0")
+        with pytest.raises(KeyUnavailable, match="permission denied"):
+            store.load_recipient(uri)
+    finally:
+        unchecked_actions(b"inf")
+
+
+def test_outages_are_audited_denials(
+    kms: Any, parties: Any, running: tuple[str, subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = make(kms)
+    path = parties.seal(recipients=[store.load_recipient_public(uri)])
+    monkeypatch.setattr("modelvault.keys.awskms.ANSWER_SECONDS", 0.5)
+    impatient = store.load_recipient(uri)
+    running[1].send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(KeyUnavailable, match="no answer within"):
+            parties.load(path, identity=impatient)
+    finally:
+        running[1].send_signal(signal.SIGCONT)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{needs.free_port()}")
+    with pytest.raises(KeyUnavailable, match="cannot ask the service"):
+        parties.load(path, identity=uri)
+    assert parties.events() == ["opened", "load.intent", "load.denied", "load.denied"]

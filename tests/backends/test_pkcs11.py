@@ -1,0 +1,219 @@
+"""Keys in a real PKCS#11 token (SoftHSM2): made there, used there, never exported."""
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import needs
+import pytest
+
+from modelvault.audit import AuditLog, verify_log
+from modelvault.cli.main import main
+from modelvault.errors import FormatError, KeyUnavailable, NoMatchingKey
+from modelvault.granting import grant
+from modelvault.keys import RecipientKey, store
+from modelvault.loader import load
+from modelvault.trust import TrustPolicy, add_publisher
+
+PIN = "493817"
+KEYS = {"p256": "EC:secp256r1", "p384": "EC:secp384r1", "ed25519": "EC:edwards25519", "rsa": "rsa:2048"}
+
+
+@dataclass
+class Token:
+    module: str
+    folder: Path
+
+    def uri(self, name: str, *query: str, token: str = "vault") -> str:
+        return f"pkcs11:token={token};object={name}?" + "&".join([f"module-path={self.module}", *query])
+
+    def make(self, name: str, kind: str, *usage: str) -> str:
+        command = ["pkcs11-tool", "--module", self.module, "--token-label", "vault", "--login", "--pin", PIN]
+        command += ["--keypairgen", "--key-type", KEYS[kind], "--label", name, "--id", os.urandom(4).hex(), *usage]
+        subprocess.run(command, check=True, capture_output=True)
+        return self.uri(name)
+
+
+@pytest.fixture(scope="module")
+def token(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A token of its own. The module reads its configuration once a process, so all tests share it."""
+    needs.module("pkcs11")
+    needs.program("pkcs11-tool")
+    util = needs.program("softhsm2-util")
+    module = needs.file("/usr/lib/softhsm/libsofthsm2.so", "/usr/lib64/pkcs11/libsofthsm2.so")
+    folder = tmp_path_factory.mktemp("softhsm")
+    (folder / "tokens").mkdir()
+    (folder / "softhsm2.conf").write_text(f"directories.tokendir = {folder / 'tokens'}\nlog.level = ERROR\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOFTHSM2_CONF", str(folder / "softhsm2.conf"))
+        made = [util, "--init-token", "--free", "--label", "vault", "--pin", PIN, "--so-pin", "12345678"]
+        subprocess.run(made, check=True, capture_output=True)
+        token = Token(module, folder)
+        for name, kind in (("p256", "p256"), ("p384", "p384"), ("ed25519", "ed25519"), ("rsa", "rsa")):
+            token.make(name, kind)
+        token.make("bank", "p256", "--usage-derive")
+        yield token
+
+
+def pin() -> bytes:
+    return PIN.encode()
+
+
+def no_pin() -> bytes:
+    raise AssertionError("the PIN was asked for")
+
+
+@pytest.mark.parametrize(
+    ("name", "algorithm"), [("p256", "ecdsa-p256"), ("p384", "ecdsa-p384"), ("ed25519", "ed25519")]
+)
+def test_a_token_signs(token: Token, name: str, algorithm: str) -> None:
+    key = store.load_publisher(token.uri(name), pin)
+    assert key.public.algorithm == algorithm
+    for message in (b"", b"m", bytes(100_000)):
+        key.public.verify(message, key.sign(message))
+    assert store.load_publisher_public(token.uri(name), no_pin) == key.public
+
+
+def test_a_token_opens_what_hpke_wrapped(token: Token) -> None:
+    key = store.load_recipient(token.uri("bank"), pin)
+    public = store.load_recipient_public(token.uri("bank"), no_pin)
+    assert public.algorithm == "p256"
+    wrapped = public.wrap(b"bundle", b"here")
+    assert key.unwrap(wrapped, b"here") == b"bundle"
+    off_curve = wrapped[:64] + bytes([wrapped[64] ^ 1]) + wrapped[65:]
+    for bad in (wrapped[:-1], wrapped[:80], b"", off_curve, RecipientKey.generate("p256").public.wrap(b"b", b"here")):
+        with pytest.raises(NoMatchingKey):
+            key.unwrap(bad, b"here")
+    with pytest.raises(NoMatchingKey):
+        key.unwrap(wrapped, b"there")
+
+
+def test_seal_grant_load_rotate(token: Token, parties: Any) -> None:
+    publisher = store.load_publisher(token.uri("p384"), pin)
+    bank = store.load_recipient(token.uri("bank"), pin)
+    (parties.folder / "hsm.pub").write_bytes(publisher.public.to_pem())
+    add_publisher(parties.folder / "hsm.toml", "hsm", [parties.folder / "hsm.pub"], models=["*"])
+    trust = TrustPolicy.read(parties.folder / "hsm.toml")
+    path = parties.seal(signers=[publisher], recipients=[])
+    given = parties.folder / "bank.grant"
+    given.write_bytes(grant(path, bank.public, own=parties.own, signer=publisher))
+    log = AuditLog(parties.folder / "audit.log", store.load_host(token.uri("ed25519"), pin))
+    load(path, identity=bank, trust=trust, audit=log, grant=given).close()
+    verify_log(parties.folder / "audit.log", store.load_host_public(token.uri("ed25519"), no_pin))
+
+    # Rotation: a new key on the token gets a grant of its own, and the old one opens nothing of it.
+    renewed = store.load_recipient(token.make(f"bank-{os.urandom(3).hex()}", "p256", "--usage-derive"), pin)
+    given.write_bytes(grant(path, renewed.public, own=parties.own, signer=publisher))
+    load(path, identity=renewed, trust=trust, audit=log, grant=given).close()
+    with pytest.raises(NoMatchingKey):
+        load(path, identity=bank, trust=trust, audit=log, grant=given)
+
+
+def test_the_command_line_with_a_token(
+    token: Token, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from modelvault import samples
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pin").write_text(PIN + "\n")
+    (tmp_path / "pin").chmod(0o600)
+    signer = token.uri("p256", f"pin-source=file:{tmp_path / 'pin'}")
+    bank = token.uri("bank", f"pin-source=file:{tmp_path / 'pin'}")
+
+    def run(*args: str, code: int = 0) -> str:
+        with pytest.raises(SystemExit) as exit_:
+            main(list(args))
+        captured = capsys.readouterr()
+        assert (exit_.value.code or 0) == code, captured.err
+        return captured.out + captured.err
+
+    run("keygen", "recipient", "own", "--no-passphrase")
+    run("keygen", "host", "--no-passphrase")
+    run("pubkey", "publisher", signer, "-o", "hsm.pub")
+    run("trust", "add", "hsm.pub", "--models", "*")
+    assert "take it with --own" in run("seal", str(samples.MODEL), "-o", "m.mvlt", "--sign", signer, code=6)
+    run("seal", str(samples.MODEL), "-o", "m.mvlt", "--sign", signer, "--own", "own", "--to", bank)
+    run("run", "m.mvlt", "--identity", bank)
+    assert "BEGIN PUBLIC KEY" in run("pubkey", "recipient", bank)
+
+
+def in_a_process(token: Token, uri: str, given: str) -> str:
+    """Load and use a key in a new process, since a login holds for a process; the error's last line."""
+    script = (
+        "import sys; from modelvault.keys import store\n"
+        "key = store.load_publisher(sys.argv[1], lambda: (print('asked'), sys.argv[2].encode())[1])\n"
+        "for _ in range(2):\n    try: key.sign(b'm'); print('signed')\n    except Exception as e: print(repr(e))"
+    )
+    done = subprocess.run(
+        [needs.program("python"), "-c", script, uri, given], capture_output=True, text=True, check=False
+    )
+    return done.stdout + done.stderr
+
+
+def test_pins(token: Token) -> None:
+    assert in_a_process(token, token.uri("p256"), PIN) == "asked\nsigned\nsigned\n"
+    wrong = in_a_process(token, token.uri("p256"), "000000")
+    assert wrong.startswith("asked\nKeyUnavailable('pkcs11:token=vault;object=p256: wrong PIN (not tried again")
+    assert wrong.count("asked") == 1
+    assert "signed" not in wrong
+    assert "000000" not in wrong
+
+
+def test_a_wrong_pin_is_an_audited_denial(token: Token, parties: Any) -> None:
+    bank = store.load_recipient_public(token.uri("bank"))
+    path = parties.seal(recipients=[bank])
+    (parties.folder / "host.key").write_bytes(parties.host.to_pem(None))
+    script = (
+        "import sys; from modelvault.loader import load; from modelvault.audit import AuditLog\n"
+        "from modelvault.keys import HostKey\n"
+        "host = HostKey.from_pem(open('host.key', 'rb').read(), None, 'host')\n"
+        "load(sys.argv[1], identity=sys.argv[2], trust='trust.toml', audit=AuditLog('audit.log', host),"
+        " passphrase=lambda: b'000000')"
+    )
+    command = [needs.program("python"), "-c", script, str(path), token.uri("bank")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=parties.folder)
+    assert "KeyUnavailable: pkcs11:token=vault;object=bank: wrong PIN" in done.stderr
+    assert parties.events() == ["opened", "load.intent", "load.denied"]
+    assert parties.records()[-1].fields["reason"] == "KeyUnavailable"
+
+
+def test_what_cannot_be_used(token: Token, monkeypatch: pytest.MonkeyPatch) -> None:
+    for uri, words in (
+        (token.uri("nothing"), "no such key"),
+        (token.uri("p256", token="nowhere"), "no such token"),
+        ("pkcs11:token=vault;object=p256", "no module"),
+        ("pkcs11:token=vault;object=p256?module-path=/none.so", "cannot open shared object"),
+        ("pkcs11:token=vault;object=p256?module-path=/etc/passwd", "invalid ELF header"),
+    ):
+        with pytest.raises(KeyUnavailable, match=words):
+            store.load_publisher(uri, pin)
+    monkeypatch.setenv("MODELVAULT_PKCS11_MODULE", token.module)
+    store.load_publisher("pkcs11:token=vault;object=p256", pin)
+    for uri, words in (
+        ("pkcs11:token=vault", "expected object or id"),
+        ("pkcs11:object=p256?pin-value=1234", "does not belong in a URI"),
+        ("pkcs11:object=p256;object=p384", "once at most"),
+        ("pkcs11:object=p256;colour=red", "'colour'"),
+        ("pkcs11:object=%ff", "not UTF-8"),
+        ("pkcs11:object=p256?module-path=relative.so", "absolute path"),
+        ("pkcs11:object=p256;type=cert", "private or public"),
+        (token.uri("rsa"), "expected an EC P-256"),
+    ):
+        with pytest.raises(FormatError, match=words) as refused:
+            store.load_publisher(uri, pin)
+        assert "1234" not in str(refused.value)
+    with pytest.raises(FormatError, match="not a key of this role"):
+        store.load_recipient(token.uri("p384"), pin)
+    with pytest.raises(FormatError, match="not a key of this role"):
+        store.load_host(token.uri("p256"), pin)
+
+
+def test_the_client_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "pkcs11", None)
+    monkeypatch.delitem(sys.modules, "modelvault.keys.pkcs11", raising=False)
+    with pytest.raises(KeyUnavailable, match="needs the package python-pkcs11"):
+        store.load_publisher("pkcs11:object=x")

@@ -1,0 +1,205 @@
+"""Sealed models and grants at URLs: in memory, over HTTP, and in S3 at moto's server."""
+
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import needs
+import pytest
+
+import modelvault
+from modelvault import remote
+from modelvault.cli.main import main
+from modelvault.errors import FileError, FormatError, PayloadTampered
+from modelvault.granting import embed, grant
+
+PARTS: list[tuple[int, int]] = []
+
+
+@pytest.fixture(autouse=True)
+def _client() -> None:
+    needs.module("fsspec")
+    needs.module("aiohttp")
+
+
+class Store(BaseHTTPRequestHandler):
+    """Serves one file with ranges and an ETag, and notes the ranges that were asked for."""
+
+    content, etag, ranges = b"", "1", True
+
+    def do_HEAD(self) -> None:
+        self._head(200, len(self.content))
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range")
+        if asked is None or not self.ranges:
+            self._head(200, len(self.content))
+            self.wfile.write(self.content)
+            return
+        first, last = (int(n) for n in asked.removeprefix("bytes=").split("-"))
+        PARTS.append((first, last + 1))
+        piece = self.content[first : last + 1]
+        self._head(206, len(piece), f"bytes {first}-{first + len(piece) - 1}/{len(self.content)}")
+        self.wfile.write(piece)
+
+    def _head(self, status: int, length: int, part: str | None = None) -> None:
+        self.send_response(404 if self.path.startswith("/none") else 403 if self.path.startswith("/no") else status)
+        self.send_header("Content-Length", str(length))
+        self.send_header("ETag", f'"{self.etag}"')
+        if self.ranges:
+            self.send_header("Accept-Ranges", "bytes")
+        if part:
+            self.send_header("Content-Range", part)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing is printed."""
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    Store.content, Store.etag, Store.ranges = b"", "1", True
+    PARTS.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Store)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_memory(parties: Any, sealed: Path) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/models/m.mvlt", sealed.read_bytes())
+    memory.pipe("/models/s.grant", grant(sealed, parties.stranger.public, own=parties.own, signer=parties.publisher))
+    assert modelvault.inspect("memory://models/m.mvlt").statement.name == "direction"
+    modelvault.verify("memory://models/m.mvlt", parties.trust)
+    parties.load("memory://models/m.mvlt").close()
+    parties.load("memory://models/m.mvlt", identity=parties.stranger, grant="memory://models/s.grant").close()
+    with pytest.raises(FileError, match="only a local file can be changed"):
+        embed("memory://models/m.mvlt", memory.cat("/models/s.grant"))
+    memory.rm("/models", recursive=True)
+
+
+def test_the_cache_holds_one_version_and_ciphertext_only(parties: Any, sealed: Path, web: str) -> None:
+    Store.content = sealed.read_bytes()
+    url = f"{web}/m.mvlt?X-Signature=secret"
+    parties.load(url).close()
+    fetched = len(PARTS)
+    parties.load(url).close()
+    assert len(PARTS) == fetched + 1  # its first bytes; the rest comes from the cache
+    (copy,) = remote.cache_folder().iterdir()
+    assert copy.read_bytes() == sealed.read_bytes()
+    assert copy.stat().st_mode & 0o777 == 0o600
+    assert copy.parent.stat().st_mode & 0o777 == 0o700
+
+    Store.content, Store.etag = parties.seal(name="newer").read_bytes(), "2"
+    with parties.load(url) as session:
+        assert session.statement.name == "newer"
+    assert len(list(remote.cache_folder().iterdir())) == 1
+
+    (copy,) = remote.cache_folder().iterdir()
+    damaged = bytearray(copy.read_bytes())
+    damaged[-1] ^= 1
+    copy.write_bytes(damaged)
+    with pytest.raises(PayloadTampered):
+        parties.load(url)
+    assert all("secret" not in str(record.fields) for record in parties.records())
+
+    Store.content, Store.etag = b"a plain model" * 100, "3"
+    with pytest.raises(FormatError, match="not a sealed model"):
+        parties.load(url)
+    assert len(list(remote.cache_folder().iterdir())) == 1
+
+
+def test_inspect_reads_the_header_only(parties: Any, sealed: Path, web: str) -> None:
+    Store.content = sealed.read_bytes()
+    facts = modelvault.inspect(f"{web}/m.mvlt")
+    assert facts.to_dict() == modelvault.inspect(sealed).to_dict()
+    assert sum(last - first for first, last in PARTS) < 30_000 < len(Store.content)
+    assert not remote.cache_folder().exists()
+    Store.content = sealed.read_bytes()[:-1]
+    with pytest.raises(FormatError, match="payload: file has"):
+        modelvault.inspect(f"{web}/m.mvlt")
+
+
+def test_what_cannot_be_read(parties: Any, sealed: Path, web: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store.content = sealed.read_bytes()
+    for url, words in (
+        (f"{web}/none.mvlt", "no such file"),
+        (f"{web}/no.mvlt", "permission denied"),
+        (f"http://user:secret@127.0.0.1:{needs.free_port()}/m.mvlt?key=secret", "cannot be read"),
+        (f"simplecache::{web}/m.mvlt", "simplecache::"),
+        ("nothing://m.mvlt", "cannot be read"),
+        ("memory://none.mvlt", "no such file"),
+    ):
+        with pytest.raises(FileError, match=words) as refused:
+            parties.load(url)
+        assert "secret" not in str(refused.value)
+    monkeypatch.setattr(remote, "MAX_DOWNLOAD", 1000)
+    with pytest.raises(FileError, match="larger than the limit of 1000"):
+        parties.load(f"{web}/m.mvlt")
+    with pytest.raises(FileError, match="larger than the limit of 10 bytes"):
+        remote.read_bytes(f"{web}/m.mvlt", limit=10)
+    assert not remote.cache_folder().exists()
+    Store.ranges = False
+    monkeypatch.setattr(remote, "MAX_DOWNLOAD", 2**40)
+    monkeypatch.setattr(remote, "PIECE", 100_000)
+    with pytest.raises(FileError, match=r"cannot be read \(ValueError\)"):
+        parties.load(f"{web}/m.mvlt")
+    assert list(remote.cache_folder().iterdir()) == []
+
+
+def test_the_command_line(
+    parties: Any, sealed: Path, web: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    Store.content = sealed.read_bytes()
+    trust = str(parties.folder / "trust.toml")
+    for arguments, code in (
+        (["inspect", f"{web}/m.mvlt"], 0),
+        (["verify", f"{web}/m.mvlt", "--trust", trust], 0),
+        (["verify", f"{web}/none", "--trust", trust], 3),
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            main(arguments)
+        captured = capsys.readouterr()
+        assert (exit_.value.code or 0) == code, captured.err
+        assert captured.err.count("\n") == (code != 0)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    needs.module("s3fs")
+    needs.module("moto.server")
+    with needs.moto(tmp_path_factory.mktemp("moto") / "log") as server:
+        yield server
+
+
+def test_s3(parties: Any, sealed: Path, running: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import boto3
+
+    needs.aws_environment(running[0], monkeypatch, tmp_path)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="models", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    client.put_object(Bucket="models", Key="a/m.mvlt", Body=sealed.read_bytes())
+    given = grant(sealed, parties.stranger.public, own=parties.own, signer=parties.publisher)
+    client.put_object(Bucket="models", Key="a/s.grant", Body=given)
+    assert modelvault.inspect("s3://models/a/m.mvlt").statement.name == "direction"
+    parties.load("s3://models/a/m.mvlt", identity=parties.stranger, grant="s3://models/a/s.grant").close()
+    client.put_object(Bucket="models", Key="a/m.mvlt", Body=parties.seal(name="newer").read_bytes())
+    with parties.load("s3://models/a/m.mvlt") as session:
+        assert session.statement.name == "newer"
+    for url, words in (("s3://models/none", "no such file"), ("s3://nowhere/x", "NoSuchBucket")):
+        with pytest.raises(FileError, match=words):
+            parties.load(url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{needs.free_port()}")
+    with pytest.raises(FileError, match="cannot be read"):
+        parties.load("s3://models/a/m.mvlt")

@@ -1,0 +1,203 @@
+"""Keys in a real OpenBao server's transit engine, in development mode on loopback."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import needs
+import pytest
+
+from modelvault.audit import AuditLog
+from modelvault.errors import FormatError, KeyUnavailable, NoMatchingKey
+from modelvault.granting import grant
+from modelvault.keys import store
+from modelvault.loader import load
+from modelvault.trust import TrustPolicy, add_publisher
+
+ROOT = "root-token-of-a-test"
+
+
+@dataclass
+class Server:
+    """A running server, asked through its own command line."""
+
+    program: str
+    address: str
+    process: subprocess.Popen[bytes]
+
+    def cli(self, *command: str, token: str = ROOT) -> str:
+        environment = {**os.environ, "BAO_ADDR": self.address, "BAO_TOKEN": token}
+        done = subprocess.run([self.program, *command], capture_output=True, text=True, check=True, env=environment)
+        return done.stdout.strip()
+
+    def make(self, name: str, kind: str) -> str:
+        self.cli("write", "-f", f"transit/keys/{name}", f"type={kind}")
+        return f"vault://transit/{name}"
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    needs.module("hvac")
+    program = needs.program("bao")
+    home, port = tmp_path_factory.mktemp("bao"), needs.free_port()
+    command = [program, "server", "-dev", f"-dev-root-token-id={ROOT}", f"-dev-listen-address=127.0.0.1:{port}"]
+    with (
+        (home / "log").open("wb") as log,
+        subprocess.Popen([*command, "-dev-no-store-token"], stdout=log, stderr=log, env={"HOME": str(home)}) as process,
+    ):
+        server = Server(program, f"http://127.0.0.1:{port}", process)
+        try:
+            for _ in range(200):
+                if b"Development mode should NOT be used" in (home / "log").read_bytes():
+                    break
+                time.sleep(0.1)
+            server.cli("secrets", "enable", "transit")
+            yield server
+        finally:
+            process.terminate()
+
+
+@pytest.fixture
+def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    monkeypatch.setenv("VAULT_ADDR", running.address)
+    monkeypatch.setenv("VAULT_TOKEN", ROOT)
+    return running
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa-p256", "ecdsa-p384"])
+def test_transit_signs(server: Server, kind: str) -> None:
+    uri = server.make(f"sign-{kind}", kind)
+    key = store.load_publisher(uri)
+    assert key.public.algorithm == kind
+    for message in (b"", b"m", bytes(1_000_000)):
+        key.public.verify(message, key.sign(message))
+    server.cli("write", "-f", f"transit/keys/sign-{kind}/rotate")
+    rotated, pinned = store.load_publisher(uri), store.load_publisher(f"{uri}?version=1")
+    assert rotated.public != key.public
+    assert pinned.public == key.public == store.load_publisher_public(f"{uri}?version=1")
+    rotated.public.verify(b"m", rotated.sign(b"m"))
+    pinned.public.verify(b"m", pinned.sign(b"m"))
+    key.public.verify(b"m", key.sign(b"m"))  # a key that was loaded keeps its version
+    with pytest.raises(KeyUnavailable, match="has no version 3"):
+        store.load_publisher(f"{uri}?version=3")
+
+
+def test_transit_unwraps(server: Server) -> None:
+    uri = server.make("bank", "aes256-gcm96")
+    key, public = store.load_recipient(uri), store.load_recipient_public(uri)
+    assert key.public.fingerprint == public.fingerprint
+    assert key.public.fingerprint != store.load_recipient(server.make("other", "aes256-gcm96")).public.fingerprint
+    wrapped = public.wrap(b"bundle", b"here")
+    server.cli("write", "-f", "transit/keys/bank/rotate")
+    assert key.unwrap(wrapped, b"here") == b"bundle"
+    for bad, info in ((wrapped, b"there"), (wrapped[:-4], b"here"), (b"", b"here"), (b"\xff", b"here")):
+        with pytest.raises(NoMatchingKey):
+            key.unwrap(bad, info)
+    server.cli("write", "transit/keys/bank/config", "min_decryption_version=2")
+    with pytest.raises(NoMatchingKey):
+        key.unwrap(wrapped, b"here")
+
+
+def test_seal_grant_load_rotate(server: Server, parties: Any) -> None:
+    publisher = store.load_publisher(server.make("release", "ecdsa-p384"))
+    bank, renewed = (store.load_recipient(server.make(n, "aes256-gcm96")) for n in ("bank-1", "bank-2"))
+    (parties.folder / "kms.pub").write_bytes(publisher.public.to_pem())
+    add_publisher(parties.folder / "kms.toml", "kms", [parties.folder / "kms.pub"], models=["*"])
+    trust = TrustPolicy.read(parties.folder / "kms.toml")
+    log = AuditLog(parties.folder / "audit.log", store.load_host(server.make("host", "ed25519")))
+    path = parties.seal(signers=[publisher], recipients=[bank.public])
+    load(path, identity="vault://transit/bank-1", trust=trust, audit=log).close()
+    given = parties.folder / "bank.grant"
+    given.write_bytes(grant(path, renewed.public, own=parties.own, signer=publisher))
+    load(path, identity=renewed, trust=trust, audit=log, grant=given).close()
+    with pytest.raises(NoMatchingKey):
+        load(path, identity=bank, trust=trust, audit=log, grant=given)
+
+
+def test_a_grant_of_another_algorithm_is_refused(server: Server, parties: Any) -> None:
+    """What a grant says about its algorithm is held against the key, not believed."""
+    bank = store.load_recipient(server.make("bank-3", "aes256-gcm96"))
+
+    class Mislabelled:
+        fingerprint, algorithm = bank.public.fingerprint, "x25519"
+        wrap = staticmethod(bank.public.wrap)
+
+    path = parties.seal(recipients=[Mislabelled()])
+    with pytest.raises(NoMatchingKey, match="wrapped with 'x25519', expected vault-transit"):
+        parties.load(path, identity=bank)
+
+
+def test_what_cannot_be_used(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    aes, rsa = server.make("aes", "aes256-gcm96"), server.make("rsa", "rsa-2048")
+    ecdsa = server.make("p256", "ecdsa-p256")
+    for uri, load_key, kind, words in (
+        ("vault://transit/none", store.load_publisher, KeyUnavailable, "no such key or mount"),
+        ("vault://nowhere/none", store.load_publisher, KeyUnavailable, "no such key or mount|permission denied"),
+        ("vault://transit", store.load_publisher, FormatError, "expected vault://MOUNT/NAME"),
+        ("vault:x", store.load_publisher, FormatError, "expected vault://MOUNT/NAME"),
+        (f"{ecdsa}?version=x", store.load_publisher, FormatError, "expected vault://MOUNT/NAME"),
+        (f"{ecdsa}?v=1", store.load_publisher, FormatError, "expected vault://MOUNT/NAME"),
+        (f"{aes}?version=1", store.load_recipient, FormatError, "only for keys that sign"),
+        (aes, store.load_publisher, FormatError, "expected a key of type ed25519"),
+        (rsa, store.load_publisher, FormatError, "expected a key of type ed25519"),
+        (ecdsa, store.load_host, FormatError, "not a key of this role"),
+    ):
+        with pytest.raises(kind, match=words):
+            load_key(uri)
+    with pytest.raises(FormatError, match="expected a key of type aes128"):
+        store.load_recipient_public(rsa).wrap(b"bundle", b"here")
+    monkeypatch.setenv("VAULT_ADDR", "http://vault.example.com:8200")
+    with pytest.raises(KeyUnavailable, match="expected https"):
+        store.load_publisher(ecdsa)
+    monkeypatch.delenv("VAULT_ADDR")
+    with pytest.raises(KeyUnavailable, match="not both set"):
+        store.load_publisher(ecdsa)
+
+
+def test_credentials(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = server.make("guarded", "aes256-gcm96")
+    wrapped = store.load_recipient_public(uri).wrap(b"bundle", b"here")
+    monkeypatch.setenv("VAULT_TOKEN", "wrong-token")
+    with pytest.raises(KeyUnavailable, match="permission denied") as refused:
+        store.load_recipient(uri).unwrap(wrapped, b"here")
+    assert "wrong-token" not in str(refused.value)
+    token = server.cli("token", "create", "-ttl=1s", "-field=token")
+    monkeypatch.setenv("VAULT_TOKEN", token)
+    key = store.load_recipient(uri)
+    assert key.unwrap(wrapped, b"here") == b"bundle"
+    time.sleep(1.5)
+    with pytest.raises(KeyUnavailable, match="token has expired"):
+        key.unwrap(wrapped, b"here")
+
+
+def test_outages_are_audited_denials(server: Server, parties: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = store.load_recipient(server.make("bank-4", "aes256-gcm96"))
+    path = parties.seal(recipients=[bank.public])
+    monkeypatch.setattr("modelvault.keys.vault.ANSWER_SECONDS", 0.5)
+    impatient = store.load_recipient("vault://transit/bank-4")
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(KeyUnavailable, match="vault://transit/bank-4: no answer within"):
+            parties.load(path, identity=impatient)
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    monkeypatch.setenv("VAULT_ADDR", f"http://127.0.0.1:{needs.free_port()}")
+    with pytest.raises(KeyUnavailable, match="cannot connect to the server"):
+        parties.load(path, identity="vault://transit/bank-4")
+    assert parties.events() == ["opened", "load.intent", "load.denied", "load.denied"]
+    assert [r.fields.get("reason") for r in parties.records()][2:] == ["KeyUnavailable"] * 2
+
+
+def test_a_sealed_server(server: Server, parties: Any) -> None:
+    """The last test: a development server does not come back from this."""
+    bank = store.load_recipient(server.make("bank-5", "aes256-gcm96"))
+    path = parties.seal(recipients=[bank.public])
+    server.cli("operator", "seal")
+    with pytest.raises(KeyUnavailable, match="sealed or down"):
+        parties.load(path, identity=bank)
+    with pytest.raises(KeyUnavailable, match="sealed or down"):
+        parties.load(path, identity="vault://transit/bank-5")
