@@ -1,5 +1,6 @@
 """modelvault trust"""
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -11,7 +12,7 @@ from modelvault.envelope import Envelope
 from modelvault.handover import MAX_HANDOVER, Handover
 from modelvault.keys import store
 from modelvault.trust import TrustPolicy, add_publisher, require_revocations
-from modelvault.trustupdates import install
+from modelvault.trustupdates import install, updated
 
 _POLICY = click.option("--trust", type=FILE, help="Trust policy. Default: $MODELVAULT_HOME/trust.toml.")
 
@@ -89,12 +90,14 @@ def follow(handover: Path, publisher: str | None, trust: Path | None) -> None:
 @_POLICY
 @json_option
 def show(trust: Path | None, as_json: bool) -> None:
-    """Show the trust policy."""
+    """Show the trust policy, hand-overs followed; the revocation list is named, not read."""
     path = trust or trust_path()
-    policy = TrustPolicy.read(path)
+    written = TrustPolicy.read(path)
+    policy, terms = updated(replace(written, revocation=None)).policy, written.revocation
     if as_json:
         publishers = [p.to_dict() for p in policy.publishers]
-        print_json({"policy": str(path), "publishers": publishers, "audit_key": policy.audit_key})
+        facts = {"policy": str(path), "publishers": publishers, "audit_key": policy.audit_key}
+        print_json(facts | {"revocation": terms and terms.to_dict()})
         return
     rows = [
         (
@@ -107,3 +110,5 @@ def show(trust: Path | None, as_json: bool) -> None:
         for n, k in enumerate(p.keys)
     ]
     print_table(["publisher", "needs", "models", "key"], rows)
+    if terms is not None:
+        click.echo(f"\nobeys the revocation list {remote.display(terms.place)}")

@@ -89,6 +89,14 @@ class RevocationTerms:
     threshold: int
     keys: tuple[Verifier, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "list": remote.display(self.place),
+            "max_age_hours": None if self.max_age is None else int(self.max_age.total_seconds()) // 3600,
+            "threshold": self.threshold,
+            "keys": [key.fingerprint for key in self.keys],
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustPolicy:

@@ -14,7 +14,7 @@ from modelvault.cli.main import main
 from modelvault.envelope import Envelope, sign
 from modelvault.errors import FileError, FormatError
 from modelvault.granting import Order
-from modelvault.keys import PublisherKey, RecipientKey
+from modelvault.keys import PublisherKey, RecipientKey, store
 from modelvault.sealedfile import SealedFile, UnverifiedGrant
 from modelvault.trust import TrustPolicy
 from modelvault.verification import inspect
@@ -167,6 +167,13 @@ def test_a_quiet_rotation(run: Run, sealed: Path, field: Field) -> None:
     run("sign", sealed, "--key", "new", "--grants")
     run("handover", "acme", "--number", "2", "--to", "new", "--sign", "new")
     run("trust", "follow", "acme.2.handover")
+    run("trust", "revocations", "none.json", "--key", "new", "--max-age", "3")
+    listed = run("trust", "list", "--json")
+    new = store.load_publisher_public("new").fingerprint
+    assert [(p["handover"], p["keys"]) for p in listed["publishers"]] == [(2, [new])]
+    assert listed["revocation"]["max_age_hours"] == 3
+    assert "the trust policy needs it" in run("verify", sealed, code=11)["error"]
+    run("revoke", "renew", "--sign", "new", "--list", "none.json")
     run("verify", sealed)
     field.parties.load(sealed).close()
 

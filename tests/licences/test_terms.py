@@ -1,5 +1,6 @@
 """Each term on each side of its limit, with the audit line; counted ones across restarts and processes."""
 
+import errno
 import shutil
 import signal
 import threading
@@ -16,7 +17,7 @@ from modelvault.audit import verify_log
 from modelvault.audit.cosigned import cosigned_path
 from modelvault.checkpoint import Note
 from modelvault.cosignature import COSIGNATURE, VerifierKey, cosign
-from modelvault.errors import FormatError, ModelVaultError, PolicyDenied, QueryRefused
+from modelvault.errors import AuditUnavailable, FormatError, ModelVaultError, PolicyDenied, QueryRefused
 from modelvault.guards import QueryLimits
 from modelvault.keys import HostKey
 from modelvault.policy import Terms
@@ -241,6 +242,74 @@ def test_removing_a_seat_does_not_free_it(field: Field, sealed: Path) -> None:
     assert "all are open" in load(field, sealed, grant=grant)
     field.end(holder)
     assert load(field, sealed, grant=grant) == "ok"
+
+
+def test_sessions_of_one_process_count_too(field: Field, sealed: Path) -> None:
+    grant = field.grant(sealed, max_sessions=1)
+    with field.parties.load(sealed, grant=grant):
+        assert "all are open" in load(field, sealed, grant=grant)
+    assert load(field, sealed, grant=grant) == "ok"
+
+
+def test_no_seat_no_load(field: Field, sealed: Path) -> None:
+    grant = field.grant(sealed, max_sessions=1)
+    (field.parties.folder / "audit.log.sessions").write_text("in the way")
+    with pytest.raises(AuditUnavailable, match=r"file exists|not a directory"):
+        field.parties.load(sealed, grant=grant)
+    assert "load.intent" not in field.parties.events()
+
+
+def test_an_interrupted_load_is_found_lost(field: Field, sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grant = field.grant(sealed, max_sessions=1)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("modelvault.loader.decrypt", interrupted)
+        field.parties.load(sealed, grant=grant)
+    assert load(field, sealed, grant=grant) == "ok"
+    assert field.parties.events().count("session.lost") == 1
+
+
+def test_a_run_that_cannot_be_counted_is_not_made(
+    field: Field, sealed: Path, sample_input: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grant = field.grant(sealed, max_runs=Quota(count=50, per="day"))
+    session = field.parties.load(sealed, grant=grant)
+
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.pwrite", full)
+        with pytest.raises(AuditUnavailable, match="no space left"):
+            session.run(None, sample_input)
+    session.run(None, sample_input)
+    session.close()
+    assert field.last("session.closed").fields["runs"] == 1
+
+
+def test_threads_share_a_meter(field: Field, sealed: Path, sample_input: dict[str, Any]) -> None:
+    grant = field.grant(sealed, max_runs=Quota(count=20, per="ever"))
+    outcomes: list[str] = []
+    with field.parties.load(sealed, grant=grant) as session:
+
+        def work() -> None:
+            for _ in range(8):
+                try:
+                    session.run(None, sample_input)
+                    outcomes.append("ok")
+                except PolicyDenied:
+                    outcomes.append("denied")
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert (outcomes.count("ok"), outcomes.count("denied")) == (20, 12)
+    assert field.parties.events().count("run.denied") == 1
 
 
 def test_a_failed_load_gives_its_seat_back(field: Field, sealed: Path) -> None:
