@@ -23,6 +23,7 @@ COMMANDS = {
     "trust": "Say which publishers may vouch for which models.",
     "ungrant": "Remove a recipient's grant from a sealed file.",
     "verify": "Check signatures and ciphertext with public keys alone.",
+    "watermark": "Mark a model's weights, and find the mark again in a copy.",
 }
 
 # One status for each thing a script would handle differently; docs/CLI.md has the table. 2 is click's usage error.

@@ -1,9 +1,11 @@
 """Every AEAD, KDF and KEM call of the package, and the labels that keep their uses apart (docs/FORMAT.md section 7)."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from cryptography.cobblestone import Cobblestone256Decryptor, Cobblestone256Encryptor
 from cryptography.hazmat.primitives import hashes, hpke
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from modelvault.errors import FormatError
@@ -12,8 +14,10 @@ LABEL_EXTENT = b"modelvault/v1/extent"
 LABEL_COMMIT = b"modelvault/v1/commit"
 LABEL_GRANT = b"modelvault/v1/grant"
 LABEL_OWNER = b"modelvault/v1/owner"
+LABEL_WATERMARK = b"modelvault/v1/watermark/"
 
 CHUNK = 16_384
+KEYSTREAM_PIECE = 2**18
 TAG = 16
 STREAM_HEADER = 56  # Cobblestone-256: 24 bytes of salt, 32 of key commitment
 
@@ -58,3 +62,15 @@ def hpke_seal(algorithm: str, public_key: Any, info: bytes, plaintext: bytes) ->
 def hpke_open(algorithm: str, private_key: Any, info: bytes, ciphertext: bytes) -> bytes:
     """Inverse of :func:`hpke_seal`; raises cryptography's InvalidTag or ValueError."""
     return _suite(algorithm).decrypt(ciphertext, private_key, info)
+
+
+def keystream(key: bytes, length: int) -> Iterator[memoryview]:
+    """``length`` bytes of AES-256-CTR from a counter block of zeros: a pseudo-random function's output.
+
+    In pieces of KEYSTREAM_PIECE bytes, each valid until the next is taken.
+    """
+    encryptor = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
+    zeros, piece = bytes(KEYSTREAM_PIECE), bytearray(KEYSTREAM_PIECE + 15)
+    for at in range(0, length, KEYSTREAM_PIECE):
+        encryptor.update_into(zeros, piece)
+        yield memoryview(piece)[: min(KEYSTREAM_PIECE, length - at)]

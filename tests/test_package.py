@@ -15,7 +15,18 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = {"modelvault": ROOT / "modelvault", "modelvault.keys": ROOT / "keys", "modelvault.cli": ROOT / "cli"}
 
 GROUND = {"errors", "_primitives", "_codec", "_files", "_memory", "_version"}
-VALUES = {"container", "manifest", "merkle", "checkpoint", "envelope", "index", "filekey", "graphcheck", "onnxfile"}
+VALUES = {
+    "commitment",
+    "container",
+    "manifest",
+    "merkle",
+    "checkpoint",
+    "envelope",
+    "index",
+    "filekey",
+    "graphcheck",
+    "onnxfile",
+}
 FOREIGN = {
     "onnx": {"onnxfile"},
     "google": {"onnxfile"},

@@ -6,5 +6,17 @@ file ``weights``, which exists only in the loader's memory; everything else that
 
 from modelvault.onnxfile.layout import ALIGNMENT, IOEntry, SourceFile, SplitModel, TensorEntry
 from modelvault.onnxfile.split import parse, split
+from modelvault.onnxfile.weights import Edit, OpenModel, Weight
 
-__all__ = ["ALIGNMENT", "IOEntry", "SourceFile", "SplitModel", "TensorEntry", "parse", "split"]
+__all__ = [
+    "ALIGNMENT",
+    "Edit",
+    "IOEntry",
+    "OpenModel",
+    "SourceFile",
+    "SplitModel",
+    "TensorEntry",
+    "Weight",
+    "parse",
+    "split",
+]
