@@ -32,6 +32,9 @@ def dequantised(model: OpenModel) -> Iterator[Found]:
     original by a factor each.
     """
     weights = {w.name: w for w in model.weights}
+    for node in nodes(model.model):  # rows picked from a quantised table are dequantised after they are picked
+        if node.op_type == "Gather" and node.input[0] in weights and node.output:
+            weights.setdefault(node.output[0], weights[node.input[0]])
     seen: set[str] = set()
     for node in nodes(model.model):
         reader = _READERS.get(node.op_type)

@@ -8,11 +8,11 @@ import numpy as np
 from modelvault.watermark import matching, placement, scaling
 from modelvault.watermark.carriers import STEPS, Float, Shape, grid
 from modelvault.watermark.matching import Balanced
-from modelvault.watermark.placement import Placement, Shelf, squeezed
+from modelvault.watermark.placement import CACHE, Placement, Shelf, squeezed
 from modelvault.watermark.suspects import SuspectTensor
 
 ALIGNER = 1
-MAX_PAIRS = 4096
+MAX_PAIRS = 1024  # of tensors compared in all orders
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +104,12 @@ class Aligner:
         return table.T if turned else table
 
     def _balance(self, number: int, turned: bool) -> Balanced:
-        if (number, turned) not in self._balanced:
-            self._balanced[number, turned] = Balanced(self._table(number, turned))
-        return self._balanced[number, turned]
+        key = (number, turned)
+        if key not in self._balanced:
+            while sum(b.table.nbytes for b in self._balanced.values()) > CACHE:
+                self._balanced.pop(next(iter(self._balanced)))
+            self._balanced[key] = Balanced(self._table(number, turned))
+        return self._balanced[key]
 
 
 def _comparable(mine: tuple[int, ...], other: Shape) -> bool:

@@ -7,27 +7,26 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from modelvault.watermark.carriers import STEPS, Float, Scale, Shape, scale_of
+from modelvault.watermark.carriers import STEPS, Float, Scale, Shape, grid, scale_of
 from modelvault.watermark.code import SLOTS, Decoded
 from modelvault.watermark.pattern import PIECE, SQRT2, Int8, ModelKey, SlotSums
 
 CLIP = 4 * 1.4826  # medians of the absolute difference
 SAMPLE = 65_536
 FLOAT_MARK, STEP_MARK = 0.003, 4 / SQRT2 * 2 / 256  # what a mark adds to an element, over its scale, on average
-FLOOR = 0.0005  # a difference smaller than any mark deserves no more weight
 DEAD_STEP = 0.3
+LOCAL_CLIP = 3
+LEAST_LINE = 16
 LEAST_LOG10_P = -256 * math.log10(2)
 READ_TRIALS_LOG2 = 128  # a payload read off the suspect is one of 2^128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorScore:
-    """What one tensor says: correlation by slot, and the energy that bounds it. ``weight`` does not depend on a key."""
+    """What one tensor says: correlation by slot, and the energy that bounds it, which does not depend on a key."""
 
     sums: npt.NDArray[np.float64]
     energy: float
-    weight: float
-    used: int
 
     def z(self, signs: Int8) -> float:
         return float(self.sums @ signs) / math.sqrt(self.energy) if self.energy > 0 else 0.0
@@ -35,17 +34,13 @@ class TensorScore:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A suspect's tensor less the original's (or alone, for blind detection), over the scale, clipped: no key in it."""
+    """A suspect's tensor less the original's (or alone, for blind detection), over the scale; no key is in it.
 
-    dtype: str
+    ``values``: weighted, so that evidence adds up across tensors; ``damage``: rms of the difference over the scale.
+    """
+
     values: Float
-    limit: float
-
-    @property
-    def weight(self) -> float:
-        """What the tensor's evidence counts for: the mark's expected size over the difference's mean square."""
-        mark, floor = (STEP_MARK, STEP_MARK**2) if self.dtype in STEPS else (FLOAT_MARK, FLOOR**2)
-        return mark / max(self.energy / len(self.values), floor)
+    damage: float
 
     @property
     def energy(self) -> float:
@@ -68,7 +63,42 @@ def difference(dtype: str, shape: Shape, suspect: Float, original: Float | None)
         result[np.abs(result) < DEAD_STEP] = 0
     limit = CLIP * _median(result)
     np.clip(result, -limit, limit, out=result)
-    return Difference(dtype, result, limit)
+    mark = STEP_MARK if dtype in STEPS else FLOAT_MARK
+    damage = math.sqrt(max(float(np.vdot(result, result)) / len(result), mark**2))
+    if original is None or dtype in STEPS:
+        result *= np.float32(mark / damage**2)
+    else:
+        _weigh(result.reshape(grid(shape)), mark)
+    return Difference(result, damage)
+
+
+def _weigh(table: Float, mark: float) -> None:
+    """Mark over variance for every element, the variance told by its row and its column; in place.
+
+    Noise that is the same everywhere drowns the mark in small rows and columns, and leaves it in large ones. A
+    difference smaller than a mark deserves no more weight than a mark.
+    """
+    used = table != 0
+    squares = np.square(table)
+    total = float(squares.sum(dtype=np.float64)) / max(int(np.count_nonzero(used)), 1)
+    if total == 0:
+        return
+    rows, columns = (_spread(squares, used, axis, total) for axis in (1, 0))
+    del squares
+    rows *= np.float32(math.sqrt(total))
+    for part in range(0, len(table), max(1, PIECE // table.shape[1])):
+        piece = table[part : part + max(1, PIECE // table.shape[1])]
+        deviation = np.maximum(rows[part : part + len(piece), None] * columns[None, :], np.float32(mark))
+        piece /= deviation
+        np.clip(piece, -LOCAL_CLIP, LOCAL_CLIP, out=piece)
+        piece *= np.float32(mark) / deviation
+
+
+def _spread(squares: Float, used: npt.NDArray[np.bool_], axis: int, total: float) -> Float:
+    """Each line's rms over that of the whole; 1 for lines with too few elements to tell."""
+    count = np.count_nonzero(used, axis=axis)
+    mean = squares.sum(axis=axis, dtype=np.float64) / np.maximum(count, 1)
+    return np.sqrt(np.where(count >= LEAST_LINE, mean / total, 1)).astype(np.float32)
 
 
 def _inverse(factors: Float) -> Float:
@@ -91,15 +121,12 @@ def score(key: ModelKey, digest: bytes, found: Difference) -> TensorScore:
     for place, pattern in key.pattern(digest, count):
         blocks = shifts[place.start // SLOTS : -(-place.stop // SLOTS)]
         sums.add(found.values[place] * pattern, blocks)
-    energy = found.energy
-    return TensorScore(
-        sums=sums.sums() / SQRT2, energy=energy, weight=found.weight, used=int(np.count_nonzero(found.values))
-    )
+    return TensorScore(sums=sums.sums() / SQRT2, energy=found.energy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """All tensors together: slot sums, and the square root of the weighted energy."""
+    """All tensors together: slot sums, and the square root of the energy."""
 
     sums: npt.NDArray[np.float64]
     norm: float
@@ -108,8 +135,8 @@ class Evidence:
     def of(cls, scores: Iterable[TensorScore]) -> "Evidence":
         sums, energy = np.zeros(SLOTS), 0.0
         for s in scores:
-            sums += s.weight * s.sums
-            energy += s.weight**2 * s.energy
+            sums += s.sums
+            energy += s.energy
         return cls(sums=sums, norm=math.sqrt(energy))
 
     def z(self, signs: Int8) -> float:

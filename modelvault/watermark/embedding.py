@@ -200,7 +200,7 @@ def _files_size(model: OpenModel) -> int:
 def _within_budget(
     source: Path, plan: Plan, inputs: Sequence[Feed] | None, inputs_name: str, budget: Budget, *, fixed: bool
 ) -> Plan:
-    """The plan with its drift measured: as it is, or without its costliest tensors, or at half the strength ..."""
+    """The plan with its drift measured: as it is, or without its costliest tensors, or weaker until it fits."""
     bench = Bench(source, inputs, inputs_name)
     drift = _measure(source, plan, bench)
     if budget.allows(drift):
@@ -212,11 +212,17 @@ def _within_budget(
         plan = lighter
         drift = _measure(source, plan, bench)
     while not budget.allows(drift):
-        if plan.strength / 2 < WEAKEST:
+        plan = replace(plan, strength=_rounded(plan.strength * _relief(drift, budget)))
+        if plan.strength < WEAKEST:
             raise _refusal(source, plan, drift, budget)
-        plan = replace(plan, strength=_rounded(plan.strength / 2))
         drift = _measure(source, plan, bench)
     return replace(plan, drift=drift)
+
+
+def _relief(drift: Drift, budget: Budget) -> float:
+    """How much weaker the mark must be: one less the cosine grows with the square of the strength."""
+    factor = 0.9 * math.sqrt((1 - budget.cosine) / max(1 - drift.cosine, 1e-12))
+    return min(0.9, factor if drift.decided >= budget.agreement else min(factor, 0.7))
 
 
 def _measure(

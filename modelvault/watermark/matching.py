@@ -5,7 +5,9 @@ left to find. Lines of the shorter axis are matched by their sorted sizes, which
 changes; the other axis by correlation with the lines matched; then the first once more, the same way.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,11 @@ Index = npt.NDArray[np.intp]
 
 QUANTILES = 256
 BALANCE = 4
-WORK = 2 * 10**11  # multiplications that one pair of tensors may cost
+WORK = 6 * 10**10  # multiplications for one search of lines; beyond it fewer points of each line are compared
+LEAST_LINES = 64
+CHEAP = 2**26  # pairs of lines that may be compared on a guess
+ROUNDS = 2
+BLOCK = 2048
 MATCH = 0.35
 GOOD = 0.5
 MISSING = -1
@@ -70,42 +76,52 @@ def _divide(table: Float, norms: Float, axis: int) -> Float:
 
 def match(original: Balanced, suspect: Balanced) -> Match | None:
     """The best order of rows and columns, or None where they do not belong together."""
-    best: Match | None = None
     a, b = original.table, suspect.table
-    if a.shape[0] == b.shape[0]:
-        best = _better(best, _refine(a, b, np.arange(a.shape[0]), 0))
-    if _is_good(best):
-        return best
-    if a.shape[1] == b.shape[1]:
-        best = _better(best, _refine(a, b, np.arange(a.shape[1]), 1))
-    if _is_good(best):
-        return best
-    axis = 0 if a.shape[0] <= a.shape[1] else 1
-    lines = _nearest(original.features(axis), suspect.features(axis))
-    best = _better(best, _refine(a, b, lines, axis))
+    best: Match | None = None
+    for axis, lines in _beginnings(original, suspect):
+        found = _refine(a, b, lines(), axis)
+        if found is not None and (best is None or found.quality > best.quality):
+            best = found
+        if best is not None and best.quality >= GOOD:
+            break
     return best if best is not None and best.quality >= MATCH else None
 
 
-def _is_good(match: Match | None) -> bool:
-    return match is not None and match.quality >= GOOD
-
-
-def _better(a: Match | None, b: Match | None) -> Match | None:
-    return b if a is None or (b is not None and b.quality > a.quality) else a
+def _beginnings(original: Balanced, suspect: Balanced) -> Iterator[tuple[int, Callable[[], Index]]]:
+    """Guesses of one axis: that it kept its order, or the order that its lines' features tell."""
+    a, b = original.table.shape, suspect.table.shape
+    for axis in (0, 1):
+        other = 1 - axis
+        if a[axis] == b[axis] and a[other] * b[other] <= CHEAP:
+            yield axis, partial(np.arange, a[axis])
+    axis = 0 if a[0] <= a[1] else 1
+    yield axis, lambda: _nearest(original.features(axis), suspect.features(axis))
 
 
 def _nearest(mine: Float, other: Float) -> Index:
     """Mutual nearest neighbours by feature; MISSING where it is not mutual."""
     spread = mine.std(axis=0) + np.float32(1e-6)
     x, y = (mine - mine.mean(axis=0)) / spread, (other - mine.mean(axis=0)) / spread
-    distance = (x * x).sum(axis=1)[:, None] - 2 * (x @ y.T) + (y * y).sum(axis=1)[None, :]
-    return _mutual(-distance, -np.inf)
+    lengths = [np.square(t).sum(axis=1, keepdims=True) / 2 for t in (x, y)]
+    ones = [np.ones_like(n) for n in lengths]
+    # x.y - |x|^2/2 - |y|^2/2, as one product: the larger, the nearer
+    return _mutual(np.hstack([x, -lengths[0], ones[0]]), np.hstack([y, ones[1], -lengths[1]]), -np.inf)
 
 
-def _mutual(likeness: Float, floor: float) -> Index:
-    forward, back = np.argmax(likeness, axis=1), np.argmax(likeness, axis=0)
-    own = np.arange(len(forward))
-    fits = (back[forward] == own) & (likeness[own, forward] >= floor)
+def _mutual(x: Float, y: Float, floor: float) -> Index:
+    """For each row of ``x`` the row of ``y`` of largest product, if the reverse holds and it reaches the floor."""
+    forward = np.empty(len(x), np.intp)
+    value, back = np.full(len(y), -np.inf, np.float32), np.zeros(len(y), np.intp)
+    best = np.empty(len(x), np.float32)
+    for at in range(0, len(x), BLOCK):
+        product = x[at : at + BLOCK] @ y.T
+        forward[at : at + BLOCK] = np.argmax(product, axis=1)
+        best[at : at + BLOCK] = np.max(product, axis=1)
+        highest = np.max(product, axis=0)
+        better = highest > value
+        back[better] = at + np.argmax(product[:, better], axis=0)
+        value = np.maximum(value, highest)
+    fits = (back[forward] == np.arange(len(x))) & (best >= floor)
     return np.where(fits, forward, MISSING)
 
 
@@ -114,16 +130,14 @@ def _refine(a: Float, b: Float, lines: Index, axis: int) -> Match | None:
     if axis == 1:
         turned = _refine(a.T, b.T, lines, 0)
         return turned and Match(rows=turned.columns, columns=turned.rows, quality=turned.quality)
-    if a.shape[1] * b.shape[1] * a.shape[0] > WORK or a.shape[0] * b.shape[0] * a.shape[1] > WORK:
-        return None
-    rows = lines
+    rows, kept_order = lines, len(lines) == b.shape[0] and np.array_equal(lines, np.arange(len(lines)))
     columns = _by_correlation(a, b, rows)
-    for _ in range(2):
-        if (columns == MISSING).all():
+    rounds = ROUNDS if a.shape[0] * b.shape[0] <= CHEAP else 1
+    for _ in range(0 if kept_order else rounds):
+        if (columns == MISSING).mean() > 0.9:
             return None
-        if not (np.array_equal(rows, np.arange(len(rows))) and len(rows) == b.shape[0]):
-            rows = _by_correlation(a.T, b.T, columns)
-        columns = _by_correlation(a, b, rows)
+        rows = _by_correlation(a.T, b.T, columns)
+        columns = _by_correlation(a, b, rows) if a.shape[1] * b.shape[1] <= CHEAP else columns
     kept_rows, kept_columns = rows != MISSING, columns != MISSING
     if kept_rows.mean() < 0.2 or kept_columns.mean() < 0.2:
         return None
@@ -133,12 +147,14 @@ def _refine(a: Float, b: Float, lines: Index, axis: int) -> Match | None:
 
 def _by_correlation(a: Float, b: Float, rows: Index) -> Index:
     """For each column of ``a`` the column of ``b`` that goes with it over the matched rows."""
-    kept = rows != MISSING
-    if kept.sum() < 8:
+    kept = np.flatnonzero(rows != MISSING)
+    if len(kept) < 8:
         return np.full(a.shape[1], MISSING)
+    most = max(LEAST_LINES, WORK // (a.shape[1] * b.shape[1]))
+    kept = kept[:: -(-len(kept) // most)]
     x, y = _unit(a[kept]), _unit(b[rows[kept]])
-    floor = max(0.15, 4 / float(kept.sum()) ** 0.5)
-    return _mutual(x.T @ y, min(floor, 0.8))
+    floor = max(0.15, 4 / len(kept) ** 0.5)
+    return _mutual(np.ascontiguousarray(x.T), np.ascontiguousarray(y.T), min(floor, 0.8))
 
 
 def _unit(table: Float) -> Float:

@@ -16,6 +16,7 @@ _POINTS = {0: 4096, 1: 4096, 2: 64, 3: 16, 4: 8}
 MAX_AXES = 4
 LEAST = 0.12  # with 4096 points chance alone stays below 0.08
 SIGMAS = 6
+SIGNED = 0.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,7 @@ class Variant:
         moved = squeeze(values).transpose(self.axes)
         if self.reshaped:
             moved = moved.reshape(squeezed(shape))
-        if self.source == (slice(None), slice(None)):
+        if self.source == self.target == (slice(None), slice(None)):
             return moved.reshape(grid(shape))
         return moved[self.source]
 
@@ -142,8 +143,20 @@ def _fits(shape: Shape, original: Float, shelf: Shelf) -> Iterator[Placement]:
 
 def best_correlation(a: Float, b: Float) -> float:
     """Of the values or, where signs were flipped, of their sizes."""
-    plain, sizes = correlation(a, b), correlation(np.abs(a), np.abs(b))
-    return plain if abs(plain) >= sizes else sizes
+    plain = correlation(a, b)
+    if abs(plain) >= SIGNED:
+        return plain
+    sizes = correlation(_even(a), _even(b))
+    return sizes if sizes >= 2 * max(LEAST, abs(plain)) else plain
+
+
+def _even(values: Float) -> Float:
+    """Sizes, with the share of each axis's lines in them taken out: lines of equal norm alone are no likeness."""
+    sizes = np.abs(values)
+    for axis in range(sizes.ndim):
+        norms = np.sqrt(np.mean(np.square(sizes), axis=tuple(k for k in range(sizes.ndim) if k != axis), keepdims=True))
+        sizes = np.divide(sizes, norms, out=np.zeros_like(sizes), where=norms > 0)
+    return sizes
 
 
 def _orders(other: Shape, dims: Shape) -> Iterator[tuple[int, ...]]:

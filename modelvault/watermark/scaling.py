@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from modelvault.watermark.carriers import Float
 
-GAIN = 0.8  # factors are undone only where they take away a fifth of the difference's energy
+GAIN = 0.5  # factors are undone only where they take away half of the difference's energy
 ROUNDS = 2
 SIGN_ROUNDS = 4
 

@@ -132,11 +132,11 @@ def _reports(
     key: ModelKey, finding: Finding, scores: dict[bytes, TensorScore], outcome: Outcome
 ) -> tuple[TensorReport, ...]:
     signs = key.signs(outcome.payload)
-    total = sum(s.weight * float(s.sums @ signs) for s in scores.values()) or 1.0
+    total = sum(float(s.sums @ signs) for s in scores.values()) or 1.0
     reports = []
     for digest, s in scores.items():
         found = finding.aligned[digest]
-        share = s.weight * float(s.sums @ signs) / total
+        share = float(s.sums @ signs) / total
         reports.append(
             TensorReport(
                 name=finding.names[digest],

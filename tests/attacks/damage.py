@@ -40,8 +40,10 @@ def change(source: Path, output: Path, how: Change) -> Path:
     for tensor in tensors(model):
         array = numpy_helper.to_array(tensor)
         if is_weight(array):
-            name = tensor.name
-            tensor.CopyFrom(numpy_helper.from_array(np.asarray(how(array)).astype(array.dtype), name))
+            tensor.CopyFrom(numpy_helper.from_array(np.asarray(how(array)).astype(array.dtype), tensor.name))
+        elif array.size >= 1024 and array.dtype == np.int8:
+            steps = np.clip(np.round(how(array.astype(np.float32))), -128, 127)
+            tensor.CopyFrom(numpy_helper.from_array(np.asarray(steps, np.int8), tensor.name))
     onnx.save(model, output)
     return output
 

@@ -1,6 +1,7 @@
 """Changes that leave the function as it is: names, order, transposes, permuted and rescaled hidden units, fusion."""
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -189,4 +190,20 @@ def as_arrays(source: Path, output: Path) -> Path:
         if is_weight(array):
             arrays[f"w{number}"] = array
     np.savez(output, allow_pickle=False, **arrays)
+    return output
+
+
+def as_safetensors(arrays: dict[str, Any], output: Path) -> Path:
+    """Arrays in the safetensors layout, half of them as bfloat16."""
+    entries, data = {}, b""
+    for number, (name, array) in enumerate(arrays.items()):
+        if number % 2:
+            raw, kind = (np.ascontiguousarray(array, "<f4").view("<u4") >> 16).astype("<u2").tobytes(), "BF16"
+        else:
+            raw, kind = np.ascontiguousarray(array, "<f4").tobytes(), "F32"
+        offsets = [len(data), len(data) + len(raw)]
+        entries[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": offsets}
+        data += raw
+    header = json.dumps(entries).encode()
+    output.write_bytes(len(header).to_bytes(8, "little") + header + data)
     return output

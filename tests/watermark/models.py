@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-LAYERS = [("w0", "b0", "w1")]
+LAYERS: list[tuple[str, str | None, str]] = [("w0", "b0", "w1")]
 
 
 def mlp(path: Path, *, width: int = 64, hidden: int = 512, classes: int = 64, seed: int = 0) -> Path:
