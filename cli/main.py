@@ -40,6 +40,9 @@ STATUSES: tuple[tuple[type[errors.ModelVaultError], int], ...] = (
     (errors.PolicyDenied, 11),
     (errors.AuditUnavailable, 13),
     (errors.ForbiddenOption, 14),
+    (errors.HostUnsafe, 15),
+    (errors.InputRejected, 16),
+    (errors.QueryRefused, 17),
     (errors.ModelVaultError, 1),
 )
 VERDICTS = {

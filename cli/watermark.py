@@ -29,7 +29,7 @@ SHOWN = 12
 _OWNER = click.option("--owner", default=DEFAULT, metavar="KEY", help="Owner's secret: name or path. Default: default.")
 
 
-@click.group("watermark")
+@click.group("watermark", epilog="Example: modelvault watermark embed fraud.onnx -o fraud-marked.onnx")
 def command() -> None:
     """Mark a model's weights, and find the mark again in a copy."""
 

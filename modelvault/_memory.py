@@ -3,9 +3,12 @@
 The advice calls are Linux's; elsewhere the buffer is plain anonymous memory, still wiped on close.
 """
 
+import contextlib
 import ctypes
+import functools
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 _MLOCK_ONFAULT = 1
 _HUGE = 2 * 2**20
@@ -23,6 +26,11 @@ class SecureBuffer:
             if hasattr(mmap, name):
                 self._advise(getattr(mmap, name))
         self.locked = _lock(ctypes.addressof(self._whole), len(self._map))
+
+    @property
+    def mapped(self) -> mmap.mmap:
+        """The memory itself, for searching in it without a copy."""
+        return self._map
 
     def _advise(self, advice: int) -> None:
         try:
@@ -82,3 +90,48 @@ def wipe_bytes(data: bytes) -> None:
     """Overwrite an immutable bytes object that nobody else refers to: onnxruntime takes the graph only as one."""
     if len(data) > 1:  # shorter ones are shared by the interpreter
         ctypes.memset(id(data) + bytes.__basicsize__ - 1, 0, len(data))
+
+
+_M_PERTURB = -6
+_PERTURBED = 0xA5
+_CACHED_SIZES = range(24, 1033, 16)  # what a glibc thread cache holds, seven chunks of each size
+_CACHED_COUNT = 7
+
+
+@contextlib.contextmanager
+def quiet_frees() -> Iterator[None]:
+    """While inside, glibc's malloc overwrites what is freed, so that a destroyed session leaves no names behind.
+
+    Small chunks in the thread's own cache escape that; they are taken, overwritten and given back on the way out, and
+    whole free pages go back to the system. Without glibc this does nothing.
+    """
+    libc = _glibc()
+    if libc is None:
+        yield
+        return
+    libc.mallopt(_M_PERTURB, _PERTURBED)
+    try:
+        yield
+    finally:
+        libc.mallopt(_M_PERTURB, 0)
+        for size in _CACHED_SIZES:
+            chunks = [libc.malloc(size) for _ in range(_CACHED_COUNT)]
+            for chunk in chunks:
+                ctypes.memset(chunk, 0, size)
+            for chunk in chunks:
+                libc.free(chunk)
+        libc.malloc_trim(0)
+
+
+@functools.cache
+def _glibc() -> Any:
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.malloc.restype = ctypes.c_void_p
+        libc.malloc.argtypes = (ctypes.c_size_t,)
+        libc.free.argtypes = (ctypes.c_void_p,)
+        libc.mallopt.argtypes = (ctypes.c_int, ctypes.c_int)
+        libc.malloc_trim.argtypes = (ctypes.c_size_t,)
+    except (OSError, AttributeError):
+        return None
+    return libc

@@ -1,6 +1,7 @@
 """Decrypt a sealed payload into private memory: one pass that hashes and decrypts, all of it undone on any doubt."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidTag
@@ -23,6 +24,11 @@ class Decrypted:
     index: Index
     assets: dict[str, SecureBuffer]
 
+    @property
+    def locked(self) -> bool:
+        """Whether the system keeps every part out of swap."""
+        return all(b.locked for b in (self.weights, *self.assets.values()))
+
     def wipe(self) -> None:
         for buffer in (self.graph, self.weights, *self.assets.values()):
             buffer.wipe()
@@ -36,15 +42,25 @@ class _Room:
     places: dict[int, memoryview] = field(default_factory=dict)
 
 
-def decrypt(sealed: SealedFile, key: FileKey, progress: Progress | None = None) -> Decrypted:
+def decrypt(
+    sealed: SealedFile,
+    key: FileKey,
+    progress: Progress | None = None,
+    check_buffers: Callable[[bool], None] | None = None,
+    tensors: bool = False,
+) -> Decrypted:
     """Read the payload once, hash and decrypt it on all cores, and hand it out only if its root is the signed one.
 
-    Raises PayloadTampered, FormatError, FileError; whatever was decrypted by then is wiped.
+    ``check_buffers`` is told, before a byte is decrypted, whether all buffers are locked. ``tensors`` reads the
+    index's table of tensors too. Raises PayloadTampered, FormatError, FileError; whatever was decrypted by then is
+    wiped.
     """
     room = _make_room(sealed.statement.extents)
     try:
+        if check_buffers:
+            check_buffers(all(b.locked for b in room.buffers))
         _fill(sealed, key, room, progress)
-        return _open_index(sealed, room)
+        return _open_index(sealed, room, tensors=tensors)
     except BaseException:
         for buffer in room.buffers:
             buffer.wipe()
@@ -109,16 +125,25 @@ def _decrypt_extent(
     return leaves
 
 
-def _open_index(sealed: SealedFile, room: _Room) -> Decrypted:
+def _open_index(sealed: SealedFile, room: _Room, *, tensors: bool) -> Decrypted:
     weights, graph, *rest = room.buffers
     source = str(sealed.path)
-    index = Index.from_bytes(bytes(rest[-1].view), f"{source}: index")
-    rest[-1].wipe()
+    index = _read_index(rest[-1], f"{source}: index", tensors=tensors)
     assets = rest[:-1]
     if [a.size for a in index.assets] != [b.size for b in assets]:
         raise FormatError(f"{source}: index.assets: not the assets of the statement")
     if index.region > weights.size:
         raise FormatError(f"{source}: index.region: expected at most {weights.size}, got {index.region}")
-    check_sealed_graph(bytes(graph.view), index.region, source)
+    check_sealed_graph(graph.mapped, index.region, source)
     named = {entry.path: buffer for entry, buffer in zip(index.assets, assets, strict=True)}
     return Decrypted(graph=graph, weights=weights, index=index, assets=named)
+
+
+def _read_index(buffer: SecureBuffer, source: str, *, tensors: bool) -> Index:
+    end = buffer.mapped.find(b"\n")
+    if end < 0 or buffer.mapped[-1:] != b"\n":
+        raise FormatError(f"{source}: expected two lines")
+    table = buffer.mapped[end + 1 : -1] if tensors else None
+    index = Index.from_bytes(buffer.mapped[:end], source, table=table)
+    buffer.wipe()
+    return index

@@ -68,5 +68,17 @@ class ForbiddenOption(ModelVaultError):
     """An onnxruntime option or call that could let the decrypted model out of the process."""
 
 
+class HostUnsafe(ModelVaultError):
+    """The host lacks a protection that the asked-for hardening level requires."""
+
+
+class InputRejected(ModelVaultError):
+    """An input lies outside what the model was made for."""
+
+
+class QueryRefused(ModelVaultError):
+    """A caller exceeded a limit of the query guard."""
+
+
 class SessionClosed(ModelVaultError):
     """The session was closed; its weights are wiped."""

@@ -5,10 +5,12 @@ made. Importing ``onnx`` for this would cost every service a fifth of a second a
 types that can hold a tensor, skipping what does not contain the word "location", costs about a millisecond.
 """
 
+import mmap
 from collections.abc import Iterator
 
 from modelvault.errors import FormatError
 
+Searchable = bytes | mmap.mmap
 WEIGHTS_NAME = "weights"
 MAX_DEPTH = 100  # protobuf's own
 
@@ -28,7 +30,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _KEY, _VALUE = 1, 2
 
 
-def check_sealed_graph(graph: bytes, region: int, source: str) -> None:
+def check_sealed_graph(graph: Searchable, region: int, source: str) -> None:
     """FormatError unless every external reference of ``graph`` lies in the ``region`` bytes of weights."""
     for entries in _tensors(graph, 0, len(graph), "model", source, 0):
         if entries.get(b"location", WEIGHTS_NAME.encode()) != WEIGHTS_NAME.encode():
@@ -44,7 +46,7 @@ def _number(text: bytes, source: str) -> int:
     return int(text)
 
 
-def _tensors(data: bytes, at: int, end: int, kind: str, source: str, depth: int) -> Iterator[dict[bytes, bytes]]:
+def _tensors(data: Searchable, at: int, end: int, kind: str, source: str, depth: int) -> Iterator[dict[bytes, bytes]]:
     """The external_data entries of every tensor that has a location, as a mapping."""
     if data.find(b"location", at, end) < 0:
         return
@@ -66,7 +68,7 @@ def _tensors(data: bytes, at: int, end: int, kind: str, source: str, depth: int)
         yield entries
 
 
-def _parts(data: bytes, at: int, end: int, source: str) -> Iterator[tuple[int, int, int]]:
+def _parts(data: Searchable, at: int, end: int, source: str) -> Iterator[tuple[int, int, int]]:
     """(field number, start, stop) of each length-delimited field of the message in data[at:end]."""
     while at < end:
         tag, at = _varint(data, at, end, source)
@@ -85,7 +87,7 @@ def _parts(data: bytes, at: int, end: int, source: str) -> Iterator[tuple[int, i
             raise FormatError(f"{source}: graph: protobuf wire type {wire} is not used by ONNX")
 
 
-def _varint(data: bytes, at: int, end: int, source: str) -> tuple[int, int]:
+def _varint(data: Searchable, at: int, end: int, source: str) -> tuple[int, int]:
     value = shift = 0
     while at < end and shift < 70:
         byte = data[at]

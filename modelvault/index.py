@@ -5,6 +5,7 @@ from typing import Any
 
 from modelvault._codec import Fields, json_decode, json_encode
 from modelvault._files import split_inside
+from modelvault.envelopes import InputEnvelope
 from modelvault.errors import FileError, FormatError
 
 MAX_INDEX = 64 * 2**20
@@ -34,44 +35,67 @@ class TensorPlace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
-    """What the payload holds. ``assets`` stand in the order of the asset extents."""
+    """What the payload holds. ``assets`` stand in the order of the asset extents; ``guard`` bounds the inputs.
+
+    ``weights`` counts the region's bytes by dtype. ``tensors`` is the table of names and places, which only auditors
+    need: a loader leaves it unread, so that no name of it enters the interpreter's memory.
+    """
 
     region: int
     sources: tuple[FileEntry, ...]
-    tensors: tuple[TensorPlace, ...]
     assets: tuple[FileEntry, ...]
+    weights: dict[str, int]
+    guard: InputEnvelope | None = None
+    tensors: tuple[TensorPlace, ...] = ()
 
     def to_bytes(self) -> bytes:
-        return json_encode(
-            {
-                "assets": [_file_dict(f) for f in self.assets],
-                "region": self.region,
-                "sources": [_file_dict(f) for f in self.sources],
-                "tensors": [
-                    {"dtype": t.dtype, "length": t.length, "name": t.name, "offset": t.offset, "shape": list(t.shape)}
-                    for t in self.tensors
-                ],
-            }
-        )
+        """Two lines of canonical JSON: the contents, and the table of tensors."""
+        contents: dict[str, Any] = {
+            "assets": [_file_dict(f) for f in self.assets],
+            "region": self.region,
+            "sources": [_file_dict(f) for f in self.sources],
+            "weights": self.weights,
+        }
+        if self.guard is not None:
+            contents["guard"] = self.guard.to_list()
+        table = [
+            {"dtype": t.dtype, "length": t.length, "name": t.name, "offset": t.offset, "shape": list(t.shape)}
+            for t in self.tensors
+        ]
+        return json_encode(contents) + b"\n" + json_encode(table) + b"\n"
 
     @classmethod
-    def from_bytes(cls, data: bytes, field: str) -> "Index":
-        """Parse; FormatError names the field below ``field``."""
-        fields = Fields(json_decode(data, field, limit=MAX_INDEX), field)
+    def from_bytes(cls, contents: bytes, field: str, *, table: bytes | None = None) -> "Index":
+        """Parse the first line, and the second where it is given; FormatError names the field below ``field``."""
+        fields = Fields(json_decode(contents, field, limit=MAX_INDEX), field)
         region = fields.integer("region")
+        guard = fields.items("guard", None)
         index = cls(
             region=region,
             sources=_files(fields.items("sources", limit=MAX_ASSETS), f"{field}.sources"),
-            tensors=tuple(
-                _tensor(item, f"{field}.tensors[{n}]", region)
-                for n, item in enumerate(fields.items("tensors", limit=MAX_TENSORS))
-            ),
             assets=_files(fields.items("assets", limit=MAX_ASSETS), f"{field}.assets"),
+            weights=_counts(fields.mapping("weights"), f"{field}.weights"),
+            guard=None if guard is None else InputEnvelope.from_list(guard, f"{field}.guard"),
+            tensors=() if table is None else _table(table, f"{field}.tensors", region),
         )
         fields.done()
         if len({a.path for a in index.assets}) != len(index.assets):
             raise FormatError(f"{field}.assets: two assets of one path")
         return index
+
+
+def _counts(value: dict[str, Any], field: str) -> dict[str, int]:
+    fields = Fields(value, field)
+    counts = {dtype: fields.integer(dtype) for dtype in value}
+    fields.done()
+    return counts
+
+
+def _table(data: bytes, field: str, region: int) -> tuple[TensorPlace, ...]:
+    items = json_decode(data, field, limit=MAX_INDEX)
+    if not isinstance(items, list) or len(items) > MAX_TENSORS:
+        raise FormatError(f"{field}: expected a list of at most {MAX_TENSORS} tensors")
+    return tuple(_tensor(item, f"{field}[{number}]", region) for number, item in enumerate(items))
 
 
 def _file_dict(entry: FileEntry) -> dict[str, Any]:

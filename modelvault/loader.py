@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelvault import _files, defaults, options
 from modelvault.audit import AuditLog
-from modelvault.decryption import decrypt
+from modelvault.decryption import Decrypted, decrypt
 from modelvault.errors import (
     AuditUnavailable,
     ModelVaultError,
@@ -18,6 +18,7 @@ from modelvault.errors import (
     PolicyDenied,
 )
 from modelvault.filekey import FileKey, Identity
+from modelvault.hardening import apply, check_buffers, check_level
 from modelvault.manifest import GrantStatement
 from modelvault.sealedfile import MAX_GRANT_ENVELOPE, Progress, SealedFile, UnverifiedGrant
 from modelvault.trust import TrustPolicy, VerifiedModel
@@ -26,6 +27,7 @@ from modelvault.verification import verify_grant
 if TYPE_CHECKING:
     import onnxruntime
 
+    from modelvault.guards import OutputLimits, QueryLimits
     from modelvault.session import GuardedSession
 
 
@@ -37,9 +39,33 @@ class _Request:
     identity: Identity
     grant: Path | None
     providers: tuple[str, ...]
+    hardening: str
 
 
-def load(
+def load(path: str | os.PathLike[str], **choices: Any) -> "GuardedSession":
+    """Open a sealed model in a guarded session with onnxruntime's own interface.
+
+    ``identity`` is a recipient key, its name or its path; ``trust`` a policy or its path; ``audit`` a log or its path;
+    ``grant`` the path of a grant kept beside the file; ``passphrase`` is called where a key file needs one. What is
+    left out comes from the environment and ``$MODELVAULT_HOME``.
+
+    ``sess_options``, ``providers`` and ``provider_options`` are onnxruntime's, through an allow-list. ``memory`` is
+    ``lean`` (the weights stand in memory once), ``fast`` (prepacked) or ``auto``; ``hardening`` is ``standard`` or
+    ``strict``; ``input_guard`` is ``reject``, ``warn`` or ``off``; ``queries`` are QueryLimits and ``outputs``
+    OutputLimits. ``progress`` is called from several threads with counts of bytes decrypted.
+
+    Every load, done or denied, leaves an audit record; where the record of intent can't be written, nothing is
+    decrypted. Raises a subclass of ModelVaultError.
+    """
+    from modelvault.session import GuardedSession
+
+    session = GuardedSession.__new__(GuardedSession)
+    open_into(session, path, **choices)
+    return session
+
+
+def open_into(
+    session: "GuardedSession",
     path: str | os.PathLike[str],
     *,
     identity: Identity | str | os.PathLike[str] | None = None,
@@ -51,66 +77,59 @@ def load(
     providers: options.Providers | None = None,
     provider_options: Sequence[Mapping[Any, Any]] | None = None,
     memory: str = "auto",
+    hardening: str = "standard",
+    input_guard: str = "reject",
+    queries: "QueryLimits | None" = None,
+    outputs: "OutputLimits | None" = None,
     progress: Progress | None = None,
-) -> "GuardedSession":
-    """Open a sealed model in a guarded session with onnxruntime's own interface.
-
-    ``identity`` is a recipient key, its name or its path; ``trust`` a policy or its path; ``audit`` a log or its path;
-    ``grant`` the path of a grant kept beside the file. What is left out comes from the environment and
-    ``$MODELVAULT_HOME``. ``memory`` is ``lean`` (the weights stand in memory once), ``fast`` (prepacked) or ``auto``.
-
-    Every load, done or denied, leaves an audit record; where the record of intent can't be written, nothing is
-    decrypted. Raises a subclass of ModelVaultError.
-    """
-    from modelvault.session import GuardedSession, available_providers
+) -> None:
+    """:func:`load` into a session object that was made but not started."""
+    from modelvault.session import SessionSettings, available_providers
 
     log = defaults.audit_log(audit, passphrase)
     record: dict[str, Any] = {"load": secrets.token_hex(8), "file": Path(path).name}
     try:
-        chosen = options.providers(providers, provider_options, available_providers())
-        options.rebuild(sess_options, _Discard())
+        settings = SessionSettings(
+            sess_options=sess_options,
+            providers=options.providers(providers, provider_options, available_providers()),
+            memory=memory,
+            input_guard=input_guard,
+            queries=queries,
+            outputs=outputs,
+        )
         request = _Request(
             trust=defaults.trust_policy(trust),
             identity=defaults.recipient(identity, passphrase),
             grant=Path(grant) if grant is not None else None,
-            providers=tuple(chosen),
+            providers=tuple(settings.providers),
+            hardening=check_level(hardening),
         )
         _check_log(log, request.trust)
         with SealedFile(path) as sealed:
-            granted = _authorise(sealed, request, record)
-            log.append("load.intent", **record)
-            key = FileKey.open(granted, request.identity, sealed.statement)
-            model = decrypt(sealed, key, progress)
+            model = _decrypt(sealed, request, log, record, progress)
             statement = sealed.statement
-        session = GuardedSession(
-            model,
-            statement,
-            sess_options=sess_options,
-            providers=chosen,
-            memory=memory,
-            on_close=lambda counters: _closed(log, record, counters),
-        )
+        session._start(model, statement, settings, lambda counters: _closed(log, record, counters))
     except AuditUnavailable:
         raise
     except ModelVaultError as error:
         _denied(log, record, error)
         raise
     try:
-        log.append("load.done", **record, memory=session.memory, locked=model.weights.locked)
+        chosen = {"memory": session.memory, "hardening": hardening, "input_guard": input_guard}
+        log.append("load.done", **record, **chosen, locked=model.locked)
     except ModelVaultError:
         session.close()
         raise
-    return session
 
 
-class _Discard:
-    """Takes the place of new SessionOptions when only the check matters."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Nothing is kept."""
-
-    def add_session_config_entry(self, key: str, value: str) -> None:
-        """Nothing is kept."""
+def _decrypt(
+    sealed: SealedFile, request: _Request, log: AuditLog, record: dict[str, Any], progress: Progress | None
+) -> Decrypted:
+    grant = _authorise(sealed, request, record)
+    apply(request.hardening)
+    log.append("load.intent", **record)
+    key = FileKey.open(grant, request.identity, sealed.statement)
+    return decrypt(sealed, key, progress, lambda locked: check_buffers(request.hardening, locked))
 
 
 def _check_log(log: AuditLog, trust: TrustPolicy) -> None:

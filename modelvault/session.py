@@ -7,6 +7,8 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 # onnxruntime 1.32 records events about processes and sessions in ~/.cache and uploads them, unless told before import;
@@ -17,19 +19,48 @@ os.environ.update(_ENVIRONMENT)
 import onnxruntime
 
 from modelvault import options
-from modelvault._memory import SecureBuffer, wipe_bytes
+from modelvault._memory import quiet_frees, wipe_bytes
+from modelvault.binding import GuardedBinding
 from modelvault.decryption import Decrypted
-from modelvault.errors import FileError, ForbiddenOption, ModelError, SessionClosed
+from modelvault.errors import FileError, ForbiddenOption, InputRejected, ModelError, SessionClosed
 from modelvault.graphcheck import WEIGHTS_NAME
+from modelvault.guards import InputGuard, OutputLimits, QueryGuard, QueryLimits, harden
 from modelvault.manifest import ModelStatement
 
 NOWHERE = "/dev/null/modelvault"  # no path can stand below it
 QUANTISED = frozenset({"INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2"})
 MEMORY_MODES = ("auto", "lean", "fast")
+INPUT_GUARDS = ("reject", "warn", "off")
 
 onnxruntime.disable_telemetry_events()  # for a process that had imported it before
 
 _open_sessions: "weakref.WeakSet[GuardedSession]" = weakref.WeakSet()
+_caller: ContextVar[str] = ContextVar("modelvault_caller", default="")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSettings:
+    """What a caller chooses about a session, checked before anything is decrypted.
+
+    ``memory`` is auto, lean or fast; ``input_guard`` reject, warn (count only) or off; ``queries`` and ``outputs`` are
+    limits by caller and on what is answered.
+    """
+
+    sess_options: Any = None
+    providers: Mapping[str, Mapping[str, str]]
+    memory: str = "auto"
+    input_guard: str = "reject"
+    queries: QueryLimits | None = None
+    outputs: OutputLimits | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("memory", self.memory, MEMORY_MODES),
+            ("input_guard", self.input_guard, INPUT_GUARDS),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}")
+        options.rebuild(self.sess_options, onnxruntime.SessionOptions())
 
 
 def choose_memory(mode: str, model: Decrypted) -> str:
@@ -38,13 +69,11 @@ def choose_memory(mode: str, model: Decrypted) -> str:
     ``auto`` is lean where most of the weights are floats: quantised kernels need prepacking, float kernels hardly
     notice (docs/PERFORMANCE.md).
     """
-    if mode not in MEMORY_MODES:
-        raise ValueError(f"memory: expected one of {', '.join(MEMORY_MODES)}, got {mode!r}")
     if mode != "auto":
         return mode
-    tensors = model.index.tensors
-    floats = sum(t.length for t in tensors if t.dtype not in QUANTISED)
-    return "lean" if 2 * floats > sum(t.length for t in tensors) else "fast"
+    weights = model.index.weights
+    floats = sum(size for dtype, size in weights.items() if dtype not in QUANTISED)
+    return "lean" if 2 * floats > sum(weights.values()) else "fast"
 
 
 def available_providers() -> list[str]:
@@ -66,39 +95,44 @@ class GuardedSession(onnxruntime.InferenceSession):
     """An :class:`onnxruntime.InferenceSession` over decrypted weights that it owns, and wipes when closed.
 
     Made by :func:`modelvault.load`; a context manager; safe to use from several threads. Whatever would write the
-    model, copy the session or build it anew raises ForbiddenOption; any use after closing raises SessionClosed.
+    model, copy the session or build it anew raises ForbiddenOption; any use after closing, or in a forked child, raises
+    SessionClosed.
     """
 
-    def __init__(
+    def __init__(self) -> None:
+        raise TypeError("a guarded session is made by modelvault.load")
+
+    def _start(
         self,
         model: Decrypted,
         statement: ModelStatement,
-        *,
-        sess_options: onnxruntime.SessionOptions | None,
-        providers: Mapping[str, Mapping[str, str]],
-        memory: str,
+        settings: SessionSettings,
         on_close: Callable[[dict[str, Any]], None],
     ) -> None:
         self._closed = True  # until it is whole
-        self._runs = self._active = 0
+        self._process = os.getpid()
+        self._runs = self._active = self._rejected = 0
         self._changed = threading.Condition()
         self._began = time.monotonic()
         self._on_close = on_close
         self._model = model
+        self._settings = settings
         self.statement = statement
-        self.memory = choose_memory(memory, model)
+        self.memory = choose_memory(settings.memory, model)
+        self._queries = QueryGuard(settings.queries) if settings.queries else None
         try:
-            self._open(sess_options, providers)
+            self._open(settings)
+            self._inputs = InputGuard(self.get_inputs(), model.index.guard)
         except BaseException:
             model.wipe()
             raise
         self._closed = False
         _open_sessions.add(self)
 
-    def _open(self, given: Any, providers: Mapping[str, Mapping[str, str]]) -> None:
+    def _open(self, settings: SessionSettings) -> None:
         os.environ.update(_ENVIRONMENT)  # somebody may have set them since
-        chosen = options.rebuild(given, onnxruntime.SessionOptions())
-        self._public_options = options.rebuild(given, onnxruntime.SessionOptions())
+        chosen = options.rebuild(settings.sess_options, onnxruntime.SessionOptions())
+        self._public_options = options.rebuild(settings.sess_options, onnxruntime.SessionOptions())
         chosen.add_session_config_entry("session.model_external_initializers_file_folder_path", NOWHERE)
         weights = self._model.weights
         if self.memory == "lean":
@@ -108,12 +142,13 @@ class GuardedSession(onnxruntime.InferenceSession):
             # onnxruntime does not check this length against the buffer: it must be the buffer's own.
             chosen.add_external_initializers_from_files_in_memory([WEIGHTS_NAME], [weights.view], [len(weights.view)])
         graph = bytes(self._model.graph.view)
+        self._model.graph.wipe()
         try:
             super().__init__(
                 graph,
                 chosen,
-                providers=list(providers),
-                provider_options=[dict(o) for o in providers.values()],
+                providers=list(settings.providers),
+                provider_options=[dict(o) for o in settings.providers.values()],
                 read_config_from_model=0,
                 enable_fallback=0,
             )
@@ -124,7 +159,6 @@ class GuardedSession(onnxruntime.InferenceSession):
             self._model_bytes = None
             self._sess_options = self._sess_options_initial = self._public_options
             wipe_bytes(graph)
-            self._model.graph.wipe()
         if self.memory != "lean":
             weights.wipe()
 
@@ -135,20 +169,31 @@ class GuardedSession(onnxruntime.InferenceSession):
 
     def asset(self, name: str) -> bytes:
         """A copy of one sealed file's bytes; FileError where there is none of that name."""
-        with self._in_use(count=False):
+        with self._in_use(count=0):
             if name not in self._model.assets:
                 raise FileError(f"{self.statement.name}: no asset {name[:80]!r}")
             return bytes(self._model.assets[name].view)
 
     @contextlib.contextmanager
-    def _in_use(self, *, count: bool = True) -> Iterator[None]:
+    def caller(self, name: str) -> Iterator[None]:
+        """Calls inside this context, in this thread or task, count as this caller's for the query guard."""
+        token = _caller.set(name)
+        try:
+            yield
+        finally:
+            _caller.reset(token)
+
+    @contextlib.contextmanager
+    def _in_use(self, *, count: int = 1) -> Iterator[None]:
         self._enter(count)
         try:
             yield
         finally:
             self._leave()
 
-    def _enter(self, count: bool = True) -> None:
+    def _enter(self, count: int = 1) -> None:
+        if os.getpid() != self._process:
+            raise SessionClosed(f"session of {self.statement.name} belongs to the process that loaded it")
         with self._changed:
             if self._closed:
                 raise SessionClosed(f"session of {self.statement.name} is closed")
@@ -161,48 +206,95 @@ class GuardedSession(onnxruntime.InferenceSession):
             if self._closed:
                 self._changed.notify_all()
 
+    def _guard(self, feed: Mapping[str, Any]) -> None:
+        """Query guard, then input guard; both count into the audit record of the session."""
+        if not isinstance(feed, Mapping):
+            # onnxruntime's bindings answer a wrong type by printing the arguments that they were given
+            raise TypeError(f"inputs: expected a mapping of names to values, got {type(feed).__name__}")
+        if self._queries is not None:
+            with self._changed:
+                self._queries.admit(_caller.get(), feed)
+        rejection = self._judge(feed)
+        if rejection is not None:
+            with self._changed:
+                self._rejected += 1
+        if self._queries is not None:
+            with self._changed:
+                self._queries.note_rejection(_caller.get(), rejection is not None)
+        if rejection is not None and self._settings.input_guard == "reject":
+            raise rejection
+
+    def _judge(self, feed: Mapping[str, Any]) -> InputRejected | None:
+        if self._settings.input_guard == "off":
+            return None
+        try:
+            self._inputs.check(feed)
+        except InputRejected as rejection:
+            return rejection
+        return None
+
+    def _answer(self, outputs: Any) -> Any:
+        return outputs if self._settings.outputs is None else harden(outputs, self._settings.outputs)
+
     def run(self, output_names: Any, input_feed: Any, run_options: Any = None) -> Any:
-        """As onnxruntime's; raises SessionClosed."""
+        """As onnxruntime's; raises SessionClosed, InputRejected, QueryRefused."""
         with self._in_use():
-            return super().run(output_names, input_feed, run_options)
+            self._guard(input_feed)
+            return self._answer(super().run(output_names, input_feed, run_options))
 
     def run_with_ort_values(self, output_names: Any, input_dict_ort_values: Any, run_options: Any = None) -> Any:
-        """As onnxruntime's; raises SessionClosed."""
+        """As onnxruntime's; raises SessionClosed, InputRejected, QueryRefused."""
+        self._unlimited("run_with_ort_values")
         with self._in_use():
+            self._guard({name: host_array(value) for name, value in input_dict_ort_values.items()})
             return super().run_with_ort_values(output_names, input_dict_ort_values, run_options)
 
     def run_with_iobinding(self, iobinding: Any, run_options: Any = None) -> None:
-        """As onnxruntime's; raises SessionClosed."""
+        """As onnxruntime's, with a binding that this session made; raises as :meth:`run`."""
+        self._unlimited("run_with_iobinding")
+        if not isinstance(iobinding, GuardedBinding):
+            raise ForbiddenOption("run_with_iobinding: expected a binding made by this session's io_binding()")
         with self._in_use():
+            self._guard({name: host_array(value) for name, value in iobinding.bound.items()})
             super().run_with_iobinding(iobinding, run_options)
 
-    def run_with_ortvaluevector(self, *args: Any) -> None:
-        """As onnxruntime's; raises SessionClosed."""
-        with self._in_use():
-            super().run_with_ortvaluevector(*args)
+    def run_with_ortvaluevector(
+        self, run_options: Any, feed_names: Any, feeds: Any, fetch_names: Any, fetches: Any, fetch_devices: Any
+    ) -> NoReturn:
+        raise ForbiddenOption("run_with_ortvaluevector: its inputs cannot be checked; use run_with_iobinding")
 
     def run_async(
         self, output_names: Any, input_feed: Any, callback: Any, user_data: Any, run_options: Any = None
     ) -> None:
-        """As onnxruntime's; closing waits for the callback. Raises SessionClosed."""
+        """As onnxruntime's; closing waits for the callback. Raises as :meth:`run`."""
 
-        def done(*args: Any) -> None:
+        def done(outputs: Any, data: Any, error: Any) -> None:
             try:
-                callback(*args)
+                callback(self._answer(outputs) if not error else outputs, data, error)
             finally:
                 self._leave()
 
         self._enter()
         try:
+            self._guard(input_feed)
             super().run_async(output_names, input_feed, done, user_data, run_options)
         except BaseException:
             self._leave()
             raise
 
-    def io_binding(self) -> Any:
+    def _unlimited(self, call: str) -> None:
+        if self._settings.outputs is not None:
+            raise ForbiddenOption(f"{call}: its outputs cannot be limited; use run")
+
+    def io_binding(self) -> GuardedBinding:
         """As onnxruntime's; raises SessionClosed."""
-        with self._in_use(count=False):
-            return super().io_binding()
+        with self._in_use(count=0):
+            judged = self._settings.input_guard == "reject" and self._model.index.guard is not None
+            return GuardedBinding(self, raw_pointers=not judged)
+
+    def get_session_options(self) -> Any:
+        """Options as the caller gave them, rebuilt: they know nothing of the weights."""
+        return self._public_options
 
     def set_providers(self, providers: Any = None, provider_options: Any = None) -> NoReturn:
         raise ForbiddenOption("set_providers: would build the session anew; load the model again instead")
@@ -220,7 +312,8 @@ class GuardedSession(onnxruntime.InferenceSession):
         raise ForbiddenOption("get_tuning_results: names the model's operations")
 
     def __repr__(self) -> str:
-        return f"<GuardedSession {self.statement.name} {self.statement.version}{', closed' if self._closed else ''}>"
+        state = ", closed" if self._closed else ""
+        return f"<{type(self).__name__} {self.statement.name} {self.statement.version}{state}>"
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("a guarded session cannot be copied or pickled")
@@ -238,16 +331,30 @@ class GuardedSession(onnxruntime.InferenceSession):
     def close(self) -> None:
         """Wait for runs in other threads, wipe the weights, write the audit record. Closing twice is harmless.
 
-        Raises AuditUnavailable; the weights are wiped by then.
+        Raises AuditUnavailable; the weights are wiped by then. In a forked child it only wipes the child's copy.
         """
+        if os.getpid() != self._process:
+            self._model.wipe()
+            return
         with self._changed:
             if self._closed:
                 return
             self._closed = True
             self._changed.wait_for(lambda: self._active == 0)
-        _release(self.__dict__.pop("_sess", None), self._model)
+        _release(self.__dict__.pop("_sess"), self._model)
         self._sess = None
-        self._on_close({"runs": self._runs, "seconds": round(time.monotonic() - self._began, 3)})
+        self._on_close(self._counters())
+
+    def _counters(self) -> dict[str, Any]:
+        counters = {"runs": self._runs, "rejected": self._rejected}
+        queries = {} if self._queries is None else {"queries": self._queries.summary()}
+        return {**counters, **queries, "seconds": round(time.monotonic() - self._began, 3)}
+
+
+def host_array(value: Any) -> Any:
+    """An OrtValue as an array where it lies in the host's memory, without a copy; anything else as it is."""
+    on_host = isinstance(value, onnxruntime.OrtValue) and value.device_name() == "cpu" and value.is_tensor()
+    return value.numpy() if on_host else value
 
 
 def _release(native: Any, model: Decrypted) -> None:
@@ -256,14 +363,14 @@ def _release(native: Any, model: Decrypted) -> None:
     Then the weights become zeros at once, and their memory stays mapped for as long as the native session does.
     """
     alive = weakref.ref(native)
-    keep: list[SecureBuffer] = [model.weights]
-    del native
-    if (held := alive()) is not None:
-        model.weights.clear()
-        weakref.finalize(held, keep.clear)
-        del held
+    with quiet_frees():
+        del native
+    if (held := alive()) is None:
+        model.wipe()
         return
-    model.wipe()
+    keep = [model.weights]
+    model.weights.clear()
+    weakref.finalize(held, keep.clear)
 
 
 def _first_line(error: Exception) -> str:

@@ -22,6 +22,7 @@ VALUES = {
     "merkle",
     "checkpoint",
     "envelope",
+    "envelopes",
     "index",
     "filekey",
     "graphcheck",
@@ -30,7 +31,7 @@ VALUES = {
 FOREIGN = {
     "onnx": {"onnxfile"},
     "google": {"onnxfile"},
-    "onnxruntime": {"session"},
+    "onnxruntime": {"session", "binding", "ort"},
     "cryptography": {"_primitives", "keys", "decryption"},
     "click": {"cli"},
 }

@@ -62,7 +62,7 @@ def index_of(parties: Parties, path: Path) -> Index:
         mine = next(
             g.statement for g in sealed.grants() if g.statement.recipient == parties.customer.public.fingerprint
         )
-        model = decrypt(sealed, FileKey.open(mine, parties.customer, sealed.statement))
+        model = decrypt(sealed, FileKey.open(mine, parties.customer, sealed.statement), tensors=True)
     model.wipe()
     return model.index
 

@@ -1,28 +1,22 @@
 """An ONNX model whose tensors are read, and replaced in a copy, one by one: no more than one is in memory beside it."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 from google.protobuf.message import EncodeError
 from onnx import AttributeProto, ModelProto, TensorProto
 
 from modelvault import _files
 from modelvault.errors import ModelError
-from modelvault.onnxfile.layout import ALIGNMENT
+from modelvault.onnxfile.layout import ALIGNMENT, Data, Edit
 from modelvault.onnxfile.split import MAX_MODEL, parse
-from modelvault.onnxfile.tensors import TensorReader, clear, dtype_name
-from modelvault.onnxfile.walk import graphs, nodes
-
-Data = bytes | bytearray
-Edit = Callable[[str, tuple[int, ...], bytes], Data | None]
-"""(dtype in ONNX's words, shape, little-endian bytes) -> the bytes to store instead; None leaves them."""
+from modelvault.onnxfile.tensors import TensorReader, clear, dtype_name, float_bytes, set_floats
+from modelvault.onnxfile.walk import graphs, leaves, nodes
 
 DATA_SUFFIX = ".data"
-_FLOATS = {"TreeEnsembleRegressor": "target_weights", "TreeEnsembleClassifier": "class_weights"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +48,9 @@ class OpenModel:
             if size is None or (tensor.data_location != TensorProto.EXTERNAL and self._inline(tensor, name) is None):
                 continue
             yield self._add(tensor, name, dtype_name(tensor.data_type), tuple(tensor.dims), size, uses)
-        for node in nodes(self.model):
-            for attribute in node.attribute:
-                if attribute.name == _FLOATS.get(node.op_type):
-                    count = len(attribute.floats)
-                    name = f"{node.name or node.op_type}.{attribute.name}"
-                    yield self._add(attribute, name, "FLOAT", (count,), 4 * count, {name: {f"{node.op_type}:leaves"}})
+        for node, attribute in leaves(self.model):
+            count, name = len(attribute.floats), f"{node.name or node.op_type}.{attribute.name}"
+            yield self._add(attribute, name, "FLOAT", (count,), 4 * count, {name: {f"{node.op_type}:leaves"}})
 
     def _add(
         self,
@@ -81,7 +72,7 @@ class OpenModel:
         """The tensor's elements, little-endian and row-major."""
         holder = self._tensors[weight.number]
         if isinstance(holder, AttributeProto):
-            return _float_bytes(holder)
+            return float_bytes(holder)
         if holder.data_location == TensorProto.EXTERNAL:
             return self._reader.read_external(holder, weight.size, weight.name)
         return self._inline(holder, weight.name) or b""
@@ -128,7 +119,7 @@ class OpenModel:
     def _store(self, weight: Weight, data: Data) -> None:
         holder = self._tensors[weight.number]
         if isinstance(holder, AttributeProto):
-            _set_floats(holder, data)
+            set_floats(holder, data)
             return
         clear(holder)
         holder.raw_data = bytes(data)
@@ -178,12 +169,3 @@ def _uses(model: ModelProto) -> dict[str, set[str]]:
         for number, name in enumerate(node.input):
             uses.setdefault(name, set()).add(f"{node.op_type}:{number}")
     return uses
-
-
-def _float_bytes(attribute: AttributeProto) -> bytes:
-    return np.asarray(attribute.floats, "<f4").tobytes()
-
-
-def _set_floats(attribute: AttributeProto, data: Data) -> None:
-    del attribute.floats[:]
-    attribute.floats.extend(np.frombuffer(data, "<f4").tolist())

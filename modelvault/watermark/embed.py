@@ -1,11 +1,13 @@
 """Write a mark into weights, tensor by tensor (docs/WATERMARK.md section 4)."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from modelvault.errors import ModelError
 from modelvault.watermark.carriers import FLOATS, STEPS, Float, Scale, Shape, tensor_digest, to_float
 from modelvault.watermark.pattern import SQRT2, Int8, ModelKey
 
@@ -39,6 +41,11 @@ class Marker:
             return None
         marked, self.changes[digest] = (self._step if dtype in STEPS else self._add)(dtype, shape, data, digest)
         return marked
+
+    def check_complete(self, path: Path) -> None:
+        """ModelError unless every tensor came by: the source changed after it was planned."""
+        if missing := len(self.tensors - self.changes.keys()):
+            raise ModelError(f"{path}: changed while it was being marked ({missing} tensors did not come by)")
 
     def _add(self, dtype: str, shape: Shape, data: bytes, digest: bytes) -> tuple[bytearray, float]:
         """Strength x scale x pattern on every element. Zeros stay zeros: a pruned model stays pruned."""

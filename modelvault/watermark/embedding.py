@@ -23,7 +23,7 @@ MILLION = 1_000_000
 WEAKEST, STANDARD, STRONGEST = 0.001, 0.003, 0.01
 WANTED_Z = 60.0
 NOISE = 0.1  # the damage that a mark is dimensioned for: noise of this size relative to the weights
-LEAST_Z = 8.0
+LEAST_Z, MODERATE_Z, STRONG_Z = 8.0, 13.4, 28.0  # a claim, a claim at 2^-128, a payload that reads well
 MAX_PROBES = 256
 MAX_IN_MEMORY = 2**31 - 2**20
 
@@ -73,6 +73,13 @@ class Plan:
         """The score that informed detection should find after noise of a tenth of the weights' size."""
         return _expected_z(self.carriers, self.strength)
 
+    @property
+    def robustness(self) -> str:
+        """How a mark with this expected score may be called."""
+        if self.expected_z >= STRONG_Z:
+            return "strong"
+        return "moderate" if self.expected_z >= MODERATE_Z else "weak"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedReport:
@@ -95,17 +102,10 @@ class EmbedReport:
             "weights": sum(c.count for c in p.carriers),
             "left_out": list(p.left_out),
             "expected_z": round(p.expected_z, 1),
-            "robustness": robustness(p.expected_z),
+            "robustness": p.robustness,
             "drift": p.drift.to_dict() if p.drift else None,
             "changes": {n: round(v, 6) for n, v in self.changes.items()},
         }
-
-
-def robustness(z: float) -> str:
-    """How a mark with this expected score may be called."""
-    if z >= 28:
-        return "strong"
-    return "moderate" if z >= 13.4 else "weak"
 
 
 def embed(
@@ -130,8 +130,9 @@ def embed(
         check=check, progress=progress,
     )  # fmt: skip
     marker, model = plan.marker(), OpenModel(source)
-    record = plan.record(Path(source).name).save()
     model.save(output, marker.edit)
+    marker.check_complete(Path(source))
+    record = plan.record(Path(source).name).save()
     names = {c.digest: c.weight.name for c in plan.carriers}
     changes = {names[d]: change for d, change in marker.changes.items()}
     return EmbedReport(output=Path(output), record=record, plan=plan, changes=changes)

@@ -1,0 +1,105 @@
+"""Load time and peak memory: sealed models against every plain way, each in a fresh process, in turn.
+
+One process is one measurement: imports first, then the clock from the call to a usable session, then the peak of its
+resident memory (anonymous and mapped) over what it had before. Files are in the page cache.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _resident() -> int:
+    fields = Path("/proc/self/statm").read_text().split()
+    return int(fields[1]) * resource.getpagesize()
+
+
+def _sealed(memory: str) -> Callable[[Path], Any]:
+    def start(folder: Path) -> Any:
+        import numpy  # noqa: F401
+
+        import modelvault.session  # noqa: F401
+        from modelvault.audit import AuditLog
+        from modelvault.keys import HostKey, RecipientKey
+        from modelvault.loader import load
+        from modelvault.trust import TrustPolicy
+
+        identity = RecipientKey.from_pem((folder / "customer.key").read_bytes(), None, "customer")
+        log = AuditLog(folder / "audit.log", HostKey.from_pem((folder / "host.key").read_bytes(), None, "host"))
+        trust = TrustPolicy.read(folder / "trust.toml")
+        return lambda: load(folder / "model.mvlt", identity=identity, trust=trust, audit=log, memory=memory)
+
+    return start
+
+
+def _plain(name: str) -> Callable[[Path], Any]:
+    def start(folder: Path) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        return lambda: onnxruntime.InferenceSession(folder / name, options, providers=["CPUExecutionProvider"])
+
+    return start
+
+
+def _bytes(folder: Path) -> Any:
+    import onnxruntime
+
+    path = folder / "inline.onnx"
+    return lambda: onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+
+
+def _decrypt_then_bytes(folder: Path) -> Any:
+    """What wrappers around onnxruntime do: the whole file through an AEAD into bytes, and those into a session."""
+    import onnxruntime
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    def work() -> Any:
+        data = AESGCM(bytes(32)).decrypt(bytes(12), (folder / "inline.aes").read_bytes(), None)
+        return onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+
+    return work
+
+
+WAYS: dict[str, Callable[[Path], Any]] = {
+    "sealed, lean": _sealed("lean"),
+    "sealed, fast": _sealed("fast"),
+    "plain path, weights inside": _plain("inline.onnx"),
+    "plain path, external data": _plain("external.onnx"),
+    "plain bytes": _bytes,
+    "decrypt to bytes (AES-GCM)": _decrypt_then_bytes,
+}
+
+
+def measure(way: str, folder: Path) -> dict[str, float]:
+    """One fresh process: seconds, and peak bytes over the process' own."""
+    command = [sys.executable, __file__, way, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    result: dict[str, float] = json.loads(done.stdout)
+    return result
+
+
+def main(way: str, folder: Path) -> None:
+    work = WAYS[way](folder)
+    before = _resident()
+    began = time.perf_counter()
+    session = work()
+    seconds = time.perf_counter() - began
+    print(json.dumps({"seconds": seconds, "peak": _peak() - before}))
+    del session
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
