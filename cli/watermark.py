@@ -1,13 +1,17 @@
 """modelvault watermark"""
 
+import contextlib
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from modelvault import defaults
 from modelvault.cli.common import (
     FILE,
+    Passphrase,
     ask_passphrase,
     json_option,
     passphrase_option,
@@ -17,13 +21,14 @@ from modelvault.cli.common import (
     progress_bar,
 )
 from modelvault.defaults import DEFAULT
-from modelvault.errors import FileError
+from modelvault.errors import FileError, FormatError
 from modelvault.keys import store
 
 if TYPE_CHECKING:
     from modelvault.watermark.embedding import EmbedReport
     from modelvault.watermark.verdict import Verdict
 
+F = TypeVar("F", bound=Callable[..., Any])
 NO_CLAIM = 30
 SHOWN = 12
 _OWNER = click.option("--owner", default=DEFAULT, metavar="KEY", help="Owner's secret: name or path. Default: default.")
@@ -131,36 +136,42 @@ def _print_embedded(report: "EmbedReport") -> None:
     )
 
 
+def _verifying(function: F) -> F:
+    """The argument and options of verify and evidence."""
+    options = [
+        click.argument("suspect", type=FILE),
+        _OWNER,
+        click.option(
+            "--original", type=FILE, metavar="MODEL", help="The unmarked original: far stronger than without."
+        ),
+        click.option(
+            "--record", "records", type=FILE, multiple=True, help="A mark's record. Default: all the owner's."
+        ),
+        click.option("--sealed", type=FILE, help="A published sealed file whose signed statement commits to the mark."),
+        click.option("--identity", metavar="KEY", help="Recipient key that opens a sealed SUSPECT or original."),
+        click.option("--grant", type=FILE, help="A grant kept beside the sealed file."),
+        click.option("--claim-below", default=1e-12, show_default=True, help="Probability below which to claim."),
+        passphrase_option,
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
 @command.command(
     epilog="Examples: modelvault watermark verify leaked.onnx --original fraud.onnx   |   "
     "modelvault watermark verify leaked.safetensors --json; exit status 30 means: no claim",
 )
-@click.argument("suspect", type=FILE)
-@_OWNER
-@click.option("--original", type=FILE, metavar="MODEL", help="The unmarked original: far stronger than without.")
-@click.option("--record", "records", type=FILE, multiple=True, help="Record of a mark. Default: all of this owner's.")
-@click.option("--claim-below", default=1e-12, show_default=True, help="Probability below which ownership is claimed.")
-@passphrase_option
+@_verifying
 @json_option
-def verify(
-    suspect: Path,
-    owner: str,
-    original: Path | None,
-    records: tuple[Path, ...],
-    claim_below: float,
-    passphrase_file: Path | None,
-    as_json: bool,
-) -> int:
-    """Say whether SUSPECT (ONNX, safetensors or .npz) carries the owner's mark, and how sure that is.
+def verify(suspect: Path, as_json: bool, **choices: Any) -> int:
+    """Say whether SUSPECT carries the owner's mark, and how sure that is.
 
-    With --original, renaming, transposes, permutations and rescaling are undone first. Without, the owner's records
-    are looked for in the weights themselves.
+    SUSPECT is an ONNX, safetensors or .npz file, or a sealed one that you may open. With --original, renaming,
+    transposes, permutations and rescaling are undone first. Without, the owner's records are looked for in the
+    weights themselves.
     """
-    if not 0 < claim_below < 1:
-        raise click.UsageError("--claim-below: expected a probability between 0 and 1")
-    secret = store.load_owner(owner, ask_passphrase(passphrase_file))
-    with progress_bar("comparing", _size(original or suspect)) as step:
-        verdict = find(suspect, secret, original, records, math.log10(claim_below), step)
+    verdict = find(suspect, **choices)
     if as_json:
         print_json(verdict.to_dict())
     else:
@@ -169,15 +180,54 @@ def verify(
 
 
 def find(
-    suspect: Path, secret: Any, original: Path | None, records: tuple[Path, ...], threshold: float, step: Any
+    suspect: Path,
+    *,
+    owner: str,
+    original: Path | None,
+    records: tuple[Path, ...],
+    sealed: Path | None,
+    identity: str | None,
+    grant: Path | None,
+    claim_below: float,
+    passphrase_file: Path | None,
 ) -> "Verdict":
     """The verdict, informed where there is an original."""
     from modelvault.watermark import record, verifying
+    from modelvault.watermark.sealed import commitment_of, is_sealed
 
+    if not 0 < claim_below < 1:
+        raise click.UsageError("--claim-below: expected a probability between 0 and 1")
+    ask = ask_passphrase(passphrase_file)
+    secret = store.load_owner(owner, ask)
     notes = [record.read(r) for r in records] or record.records_of(secret.fingerprint)
-    if original is None:
-        return verifying.verify_blind(suspect, secret, notes, threshold=threshold, progress=step)
-    return verifying.verify_informed(suspect, original, secret, records=notes, threshold=threshold, progress=step)
+    signed = {p for p in (suspect, original, sealed) if p is not None and is_sealed(p)}
+    if sealed is not None and sealed not in signed:
+        raise FormatError(f"{sealed}: not a sealed model")
+    found = [c for c in (commitment_of(p, defaults.trust_policy(None)) for p in sorted(signed)) if c is not None]
+    settings: dict[str, Any] = {"commitments": found, "threshold": math.log10(claim_below)}
+    with contextlib.ExitStack() as stack:
+        step = stack.enter_context(progress_bar("comparing", _size(original or suspect)))
+        mine, theirs = (_open(stack, p, identity, grant, ask) for p in (original, suspect))
+        if mine is None:
+            return verifying.verify_blind(theirs, secret, notes, progress=step, **settings)
+        return verifying.verify_informed(theirs, mine, secret, records=notes, progress=step, **settings)
+
+
+def _open(
+    stack: contextlib.ExitStack, path: Path | None, identity: str | None, grant: Path | None, ask: Passphrase
+) -> Any:
+    """The path of a plain file, or the opened model of a sealed one."""
+    from modelvault.watermark.sealed import Auditor, is_sealed, opened
+
+    if path is None or not is_sealed(path):
+        return path
+    auditor = Auditor(
+        identity=defaults.recipient(identity, ask),
+        trust=defaults.trust_policy(None),
+        log=defaults.audit_log(None, ask),
+        grant=grant,
+    )
+    return stack.enter_context(opened(path, auditor))
 
 
 def _print_verdict(verdict: "Verdict") -> None:
@@ -190,7 +240,7 @@ def _print_verdict(verdict: "Verdict") -> None:
             ("score", f"{o.z:.2f} standard deviations"),
             ("detection", f"{verdict.mode}, {verdict.trials} keys and records tried"),
             ("payload", _payload(verdict)),
-            ("commitment", "payload and key open the recorded one" if facts["committed"] else "no record at hand"),
+            ("commitment", _commitment(verdict)),
             ("tensors", f"{facts['tensors_found']} found, {facts['tensors_missing']} missing"),
             ("undone", ", ".join(sorted({u for t in verdict.tensors for u in t.undone})) or "nothing"),
         ]
@@ -200,6 +250,12 @@ def _print_verdict(verdict: "Verdict") -> None:
     print_table(["score", "share", "covered", "tensor"], rows)
     if len(verdict.tensors) > SHOWN:
         click.echo(f"... and {len(verdict.tensors) - SHOWN} more: see --json")
+
+
+def _commitment(verdict: "Verdict") -> str:
+    if verdict.commitment is not None:
+        return "key and payload open the one in a publisher's signed statement"
+    return "key and payload open the owner's own record" if verdict.record else "none at hand"
 
 
 def _payload(verdict: "Verdict") -> str:

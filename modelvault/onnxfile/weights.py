@@ -13,7 +13,7 @@ from modelvault import _files
 from modelvault.errors import ModelError
 from modelvault.onnxfile.layout import ALIGNMENT, Data, Edit
 from modelvault.onnxfile.split import MAX_MODEL, parse
-from modelvault.onnxfile.tensors import TensorReader, clear, dtype_name, float_bytes, set_floats
+from modelvault.onnxfile.tensors import TensorReader, clear, dtype_name, float_bytes, set_floats, show
 from modelvault.onnxfile.walk import graphs, leaves, nodes
 
 DATA_SUFFIX = ".data"
@@ -32,11 +32,17 @@ class Weight:
 
 
 class OpenModel:
-    """A parsed model file. Raises ModelError, FileError."""
+    """A parsed model: of a file, or of a ``graph`` in memory whose external weights stand in ``region``.
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    Raises ModelError, FileError.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, graph: bytes | None = None, region: memoryview | None = None
+    ) -> None:
         self.path = Path(path)
-        self.model: ModelProto = parse(_files.read_bytes(path, limit=MAX_MODEL), str(path))
+        self.model: ModelProto = parse(graph or _files.read_bytes(path, limit=MAX_MODEL), str(path))
+        self._region = region
         self._reader = TensorReader(self.path)
         self._tensors: list[TensorProto | AttributeProto] = []
         self.weights: tuple[Weight, ...] = tuple(self._list())
@@ -74,8 +80,17 @@ class OpenModel:
         if isinstance(holder, AttributeProto):
             return float_bytes(holder)
         if holder.data_location == TensorProto.EXTERNAL:
-            return self._reader.read_external(holder, weight.size, weight.name)
+            return self._read_external(holder, weight)
         return self._inline(holder, weight.name) or b""
+
+    def _read_external(self, tensor: TensorProto, weight: Weight) -> bytes:
+        if self._region is None:
+            return self._reader.read_external(tensor, weight.size, weight.name)
+        start = int(next((e.value for e in tensor.external_data if e.key == "offset"), "0"))
+        data = bytes(self._region[start : start + weight.size])
+        if len(data) != weight.size:
+            raise ModelError(f"{self.path}: tensor {show(weight.name)}: ends beyond the weights region")
+        return data
 
     def external_bytes(self) -> int:
         """Bytes of the weights that lie in other files."""

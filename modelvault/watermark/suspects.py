@@ -38,9 +38,11 @@ class SuspectTensor:
     dequantised: bool = False
 
 
-def open_suspect(path: str | os.PathLike[str]) -> list[SuspectTensor]:
-    """The tensors of a file that may be weights. Raises FileError, FormatError, ModelError."""
-    path = Path(path)
+def open_suspect(suspect: str | os.PathLike[str] | OpenModel) -> list[SuspectTensor]:
+    """The tensors of a file, or of an open model, that may be weights. Raises FileError, FormatError, ModelError."""
+    if isinstance(suspect, OpenModel):
+        return onnx_tensors(suspect)
+    path = Path(suspect)
     with _files.failures(path), open(_files.open_regular(path), "rb") as file:
         head = file.read(16)
     if head.startswith(_ZIP):

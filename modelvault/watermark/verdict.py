@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from modelvault.commitment import Commitment
 from modelvault.keys import OwnerSecret
 from modelvault.watermark.align import Aligned
 from modelvault.watermark.code import NO_PAYLOAD
@@ -47,7 +48,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """``mode``: informed or blind. ``claim``: log10 p is at or below the threshold."""
+    """``mode``: informed or blind. ``commitment``: a signed one that key and payload open."""
 
     mode: str
     owner: str
@@ -58,6 +59,7 @@ class Verdict:
     tensors: tuple[TensorReport, ...]
     missing: int
     record: Record | None
+    commitment: Commitment | None
     finding: Finding
 
     @property
@@ -83,7 +85,8 @@ class Verdict:
                 "bytes_corrected": o.read.corrected if o.read else None,
                 "log10_p": round(o.read_log10_p, 2) if o.read else None,
             },
-            "committed": self.record is not None,
+            "record_opens": self.record is not None,
+            "signed_commitment_opens": self.commitment is not None,
             "tensors_found": len(self.tensors),
             "tensors_missing": self.missing,
             "tensors": [t.to_dict() for t in self.tensors],
@@ -103,15 +106,19 @@ def conclude(
     finding: Finding,
     records: Sequence[Record],
     carriers: int,
+    commitments: Sequence[Commitment] = (),
     *,
-    trials: int,
+    trials: int = 1,
     threshold: float,
 ) -> Verdict:
-    """Score a finding with the owner's key."""
+    """Score a finding with the owner's key.
+
+    ``records`` and ``commitments`` count only where this key opens them: anybody can write one.
+    """
     key = ModelKey(secret.secret, digest)
     scores = {d: score(key, d, found) for d, found in finding.differences.items()}
     evidence = Evidence.of(scores.values())
-    records = [r for r in records if opens(secret, r.commitment, r.payload)]  # a note that anybody wrote names nothing
+    records = [r for r in records if opens(secret, r.commitment, r.payload)]
     named = list(dict.fromkeys([*(r.payload for r in records), NO_PAYLOAD]))
     outcome = judge(key, evidence, named, trials)
     return Verdict(
@@ -124,6 +131,7 @@ def conclude(
         tensors=_reports(key, finding, scores, outcome),
         missing=carriers - len(scores),
         record=next((r for r in records if r.payload == outcome.payload), None),
+        commitment=next((c for c in commitments if c.original == digest and opens(secret, c, outcome.payload)), None),
         finding=finding,
     )
 

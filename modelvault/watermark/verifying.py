@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 
+from modelvault.commitment import Commitment
 from modelvault.errors import ModelError
 from modelvault.keys import OwnerSecret
 from modelvault.onnxfile import OpenModel
@@ -14,30 +15,34 @@ from modelvault.watermark.record import Record
 from modelvault.watermark.suspects import SuspectTensor, open_suspect
 from modelvault.watermark.verdict import CLAIM_BELOW, Finding, Verdict, conclude
 
+Source = str | os.PathLike[str] | OpenModel
 Progress = Callable[[int], None]
 
 
 def verify_informed(
-    suspect: str | os.PathLike[str],
-    original: str | os.PathLike[str],
+    suspect: Source,
+    original: Source,
     secret: OwnerSecret,
     *,
     records: Sequence[Record] = (),
+    commitments: Sequence[Commitment] = (),
     threshold: float = CLAIM_BELOW,
     progress: Progress | None = None,
 ) -> Verdict:
     """Compare a suspect with the original. ``records``: notes of marks; those of this original name its payloads.
 
+    ``commitments``: of signed statements, to be opened by the key and the payload found.
+
     Raises ModelError, FormatError, FileError.
     """
-    model = OpenModel(original)
+    model = original if isinstance(original, OpenModel) else OpenModel(original)
     carriers = find_carriers(model)
     if not carriers:
-        raise ModelError(f"{original}: no weights that could carry a watermark")
+        raise ModelError(f"{model.path}: no weights that could carry a watermark")
     digest = model_digest(c.digest for c in carriers)
     mine = [r for r in records if r.commitment.original == digest and r.commitment.owner == secret.fingerprint]
     finding = compare(model, carriers, open_suspect(suspect), progress)
-    return conclude("informed", secret, digest, finding, mine, len(carriers), trials=1, threshold=threshold)
+    return conclude("informed", secret, digest, finding, mine, len(carriers), commitments, threshold=threshold)
 
 
 def compare(
@@ -72,10 +77,11 @@ def compare(
 
 
 def verify_blind(
-    suspect: str | os.PathLike[str],
+    suspect: Source,
     secret: OwnerSecret,
     records: Sequence[Record],
     *,
+    commitments: Sequence[Commitment] = (),
     threshold: float = CLAIM_BELOW,
     progress: Progress | None = None,
 ) -> Verdict:
@@ -90,10 +96,10 @@ def verify_blind(
     verdicts = []
     for record in mine:
         finding = blind.find(record, tensors, progress)
-        digest = record.commitment.original
+        count, digest = len(record.carriers), record.commitment.original
         verdicts.append(
             conclude(
-                "blind", secret, digest, finding, [record], len(record.carriers), trials=len(mine), threshold=threshold
+                "blind", secret, digest, finding, [record], count, commitments, trials=len(mine), threshold=threshold
             )
         )
     return min(verdicts, key=lambda v: (v.outcome.log10_p, -v.outcome.z))

@@ -42,7 +42,7 @@ def test_embed_and_verify(run: Run) -> None:
     out, _ = run("watermark", "verify", "marked.onnx", "--original", "m.onnx", "--json")
     verdict = json.loads(out)
     assert verdict["claim"]
-    assert verdict["committed"]
+    assert verdict["record_opens"]
     assert verdict["payload"]["read_text"] == "bank 2.1"
     out, _ = run("watermark", "verify", "marked.onnx", "--original", "m.onnx")
     assert "CLAIM" in out
@@ -91,3 +91,18 @@ def test_seal_with_a_mark(run: Run, tmp_path: Path) -> None:
     out, _ = run("inspect", "cls.mvlt", "--json")
     assert json.loads(out)["watermark"]["scheme"] == "modelvault/watermark/v1"
     assert len(list((tmp_path / "home" / "watermarks").glob("*.json"))) == 1
+
+
+def test_a_sealed_suspect_is_opened_with_a_grant_and_an_audit_record(run: Run, tmp_path: Path) -> None:
+    for role in ("publisher", "recipient", "host"):
+        run("keygen", role, "--no-passphrase")
+    run("keygen", "recipient", "stranger", "--no-passphrase")
+    shutil.copy(samples.MODEL, tmp_path / "cls.onnx")
+    run("seal", "cls.onnx", "--watermark", "default")
+    out, _ = run("watermark", "verify", "cls.mvlt", "--original", "cls.onnx", "--json")
+    assert json.loads(out)["claim"]
+    assert json.loads(out)["signed_commitment_opens"]
+    _, err = run("watermark", "verify", "cls.mvlt", "--original", "cls.onnx", "--identity", "stranger", code=7)
+    assert "no grant to audit" in err
+    out, _ = run("audit", "show", "--json")
+    assert [r["event"] for r in json.loads(out)] == ["opened", "watermark.checked", "watermark.denied"]
