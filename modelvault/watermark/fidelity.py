@@ -1,6 +1,8 @@
 """What a mark does to a model: the same inputs through both, in onnxruntime, and how far the outputs are apart."""
 
+import os
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,12 +89,13 @@ class Bench:
 
 def read_inputs(path: Path) -> list[Feed]:
     """An .npz archive: one array an input; ``NAME`` for one run, ``NAME.0``, ``NAME.1`` ... for several."""
-    if path.stat().st_size > MAX_INPUTS:
-        raise FormatError(f"{path}: larger than the limit of {MAX_INPUTS} bytes")
     try:
-        with _files.failures(path), np.load(path, allow_pickle=False) as archive:
+        with _files.failures(path), open(_files.open_regular(path), "rb") as file:
+            if os.fstat(file.fileno()).st_size > MAX_INPUTS:
+                raise FormatError(f"{path}: larger than the limit of {MAX_INPUTS} bytes")
+            archive = np.load(file, allow_pickle=False)
             arrays = {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, ValueError, EOFError):
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, AttributeError, NotImplementedError):
         raise FormatError(f"{path}: not a readable .npz archive") from None
     runs: dict[str, dict[str, Array]] = {}
     for name, array in arrays.items():
