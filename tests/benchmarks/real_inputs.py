@@ -1,5 +1,6 @@
 """Inputs of the kind that each benchmark model was made for: photographs, files, sound, token numbers."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,23 @@ def _crops(height: int, width: int) -> list[Any]:
         picture = _photographs()[number % 2]
         top, left = (rng.integers(0, n - size) for n, size in zip(picture.shape, (height, width), strict=False))
         found.append(np.ascontiguousarray(picture[top : top + height, left : left + width].transpose(2, 0, 1)[None]))
+    return found
+
+
+def _text(width: int) -> list[Any]:
+    """Lines of printed words, dark on light, slightly uneven in size, place and grey, 48 pixels high."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    rng, found = np.random.default_rng(11), []
+    words = [p.stem for p in sorted(Path(os.__file__).parent.glob("*.py")) if p.stem.isalpha()]
+    for _ in range(RUNS):
+        paper, ink = int(rng.integers(200, 256)), int(rng.integers(0, 80))
+        image = Image.new("L", (width, 48), paper)
+        line = " ".join(rng.choice(words, 3))
+        font = ImageFont.load_default(int(rng.integers(24, 34)))
+        ImageDraw.Draw(image).text((int(rng.integers(2, 12)), int(rng.integers(2, 10))), line, ink, font)
+        grey = np.asarray(image, np.float32) + rng.normal(0, 4, (48, width)).astype(np.float32)
+        found.append(np.repeat(grey[None, None] / 127.5 - 1, 3, axis=1))
     return found
 
 
@@ -61,8 +79,8 @@ _INPUTS: dict[str, tuple[str, Callable[[], list[Feed]]]] = {
         "16 sequences of 32 random word pieces",
         lambda: _tokens(("input_ids", "attention_mask", "token_type_ids")),
     ),
-    "ppocr-rec": ("16 crops of two photographs, 48 x 320", lambda: [{"x": c} for c in _crops(48, 320)]),
-    "ppocr-cls": ("16 crops of two photographs, 48 x 192", lambda: [{"x": c} for c in _crops(48, 192)]),
+    "ppocr-rec": ("16 lines of printed words, 48 x 320", lambda: [{"x": c} for c in _text(320)]),
+    "ppocr-cls": ("16 lines of printed words, 48 x 192", lambda: [{"x": c} for c in _text(192)]),
     "ppocr-det": ("16 crops of two photographs, 320 x 320", lambda: [{"x": c} for c in _crops(320, 320)]),
     "magika": ("64 files of a Python installation", _files),
     "silero-vad": ("64 frames of voiced sound and noise", _sound),
