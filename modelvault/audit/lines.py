@@ -12,7 +12,7 @@ MAX_LINE = 65_535
 EVENTS = frozenset(
     {
         "opened", "recovered", "load.intent", "load.done", "load.denied", "session.closed",
-        "watermark.checked", "key.rotated",
+        "watermark.checked", "watermark.denied", "key.rotated",
     }
 )  # fmt: skip
 RESERVED = frozenset({"v", "seq", "batch", "epoch", "time", "boot", "pid", "event"})
