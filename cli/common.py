@@ -1,22 +1,25 @@
 """What commands share: passphrases, JSON, tables, progress."""
 
 import contextlib
+import io
 import json
 import sys
 import threading
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from modelvault import defaults
-from modelvault.errors import KeyUnavailable
+from modelvault import _files, defaults
+from modelvault.errors import FormatError, KeyUnavailable
 from modelvault.keys import store
 
 F = TypeVar("F", bound=Callable[..., Any])
 Passphrase = Callable[[], bytes]
 WIDTH = 80
+MAX_ARRAYS = 2**32
 BAR_FROM = 64 * 2**20  # below this the work ends before a bar could be read
 
 FILE = click.Path(path_type=Path)
@@ -83,6 +86,18 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None
         cells = [cell.ljust(width) for cell, width in zip(row[:-1], widths[:-1], strict=True)]
         last = row[-1] if len(row[-1]) <= max(left, 12) else row[-1][: max(left, 12) - 3] + "..."
         click.echo("  ".join([*cells, last]).rstrip())
+
+
+def read_arrays(path: Path) -> Any:
+    """An .npz file's arrays by name, or an .npy file's one array; FormatError for anything else, pickles included."""
+    import numpy as np
+
+    data = io.BytesIO(_files.read_bytes(path, limit=MAX_ARRAYS))
+    try:
+        loaded = np.load(data, allow_pickle=False)
+        return loaded if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise FormatError(f"{path}: not an .npy or .npz file of plain arrays ({type(error).__name__})") from None
 
 
 def size(count: int) -> str:

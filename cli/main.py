@@ -15,6 +15,7 @@ COMMANDS = {
     "audit": "Show or verify an audit log.",
     "completion": "Print a shell completion script.",
     "demo": "Tell the whole story on a bundled model, in a temporary folder.",
+    "doctor": "Report what this host does to protect a loaded model.",
     "grant": "Give a recipient access to a sealed model.",
     "inspect": "Show what anybody can read in a sealed file.",
     "keygen": "Make a key: publisher, recipient, owner or host.",

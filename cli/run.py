@@ -1,8 +1,6 @@
 """modelvault run"""
 
-import io
 import time
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +17,13 @@ from modelvault.cli.common import (
     print_json,
     print_table,
     progress_bar,
+    read_arrays,
 )
-from modelvault.errors import FileError, FormatError, ModelError
+from modelvault.errors import FileError, FormatError, ModelError, ModelVaultError
 
 if TYPE_CHECKING:
     from modelvault.session import GuardedSession
 
-MAX_INPUT = 2**32
 _TYPES: dict[str, str] = {
     "tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16", "tensor(bool)": "bool",
     **{f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
@@ -45,6 +43,8 @@ _TYPES: dict[str, str] = {
 @click.option("--grant", type=FILE, help="A grant kept beside the file.")
 @click.option("--trust", type=FILE, help="Trust policy. Default: $MODELVAULT_HOME/trust.toml.")
 @click.option("--audit", type=FILE, help="Audit log. Default: $MODELVAULT_HOME/audit/audit.log.")
+@click.option("--hardening", type=click.Choice(["standard", "strict"]), default="standard", show_default=True)
+@click.option("--input-guard", type=click.Choice(["reject", "warn", "off"]), default="reject", show_default=True)
 @click.option("--memory", type=click.Choice(["auto", "lean", "fast"]), default="auto", show_default=True)
 @passphrase_option
 @json_option
@@ -58,6 +58,8 @@ def command(
     grant: Path | None,
     trust: Path | None,
     audit: Path | None,
+    hardening: str,
+    input_guard: str,
     memory: str,
     passphrase_file: Path | None,
     as_json: bool,
@@ -77,6 +79,8 @@ def command(
             grant=grant,
             passphrase=ask_passphrase(passphrase_file),
             memory=memory,
+            hardening=hardening,
+            input_guard=input_guard,
             progress=step,
         )
     with session:
@@ -105,6 +109,8 @@ def _run(session: "GuardedSession", feed: dict[str, Any]) -> tuple[dict[str, Any
     began = time.perf_counter()
     try:
         values = session.run(None, feed)
+    except ModelVaultError:
+        raise
     except Exception as error:
         words = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
         raise ModelError(f"{session.statement.name}: the run failed: {words}") from None
@@ -112,14 +118,8 @@ def _run(session: "GuardedSession", feed: dict[str, Any]) -> tuple[dict[str, Any
 
 
 def _read_inputs(path: Path, session: "GuardedSession") -> dict[str, Any]:
-    data = io.BytesIO(_files.read_bytes(path, limit=MAX_INPUT))
-    try:
-        loaded = np.load(data, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {_single_input(session, path): loaded}
-        return {name: loaded[name] for name in loaded.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise FormatError(f"{path}: not an .npy or .npz file of plain arrays ({type(error).__name__})") from None
+    loaded = read_arrays(path)
+    return loaded if isinstance(loaded, dict) else {_single_input(session, path): loaded}
 
 
 def _single_input(session: "GuardedSession", path: Path) -> str:

@@ -14,10 +14,12 @@ from modelvault.cli.common import (
     print_fields,
     print_json,
     progress_bar,
+    read_arrays,
     size,
 )
 from modelvault.defaults import DEFAULT
-from modelvault.errors import FileError, KeyUnavailable
+from modelvault.envelopes import InputEnvelope
+from modelvault.errors import FileError, FormatError, KeyUnavailable
 from modelvault.keys import RecipientPublic, store
 from modelvault.policy import Terms, read_terms
 
@@ -41,8 +43,15 @@ if TYPE_CHECKING:
 @click.option("--watermark", metavar="KEY", help="Mark the weights with this owner's secret: name or path.")
 @click.option("--watermark-payload", metavar="TEXT|HEX", help="At most 16 bytes. Default: name and version.")
 @click.option("--watermark-inputs", type=FILE, metavar="FILE.npz", help="Real inputs to measure the mark's drift on.")
+@click.option(
+    "--calibrate",
+    multiple=True,
+    type=FILE,
+    metavar="NPZ",
+    help="Representative inputs by name: sessions reject calls outside their range. Repeatable.",
+)
 @click.option("--public-io", is_flag=True, help="Show input and output names and shapes to everybody.")
-@click.option("--keep-docs", is_flag=True, help="Keep doc strings and exporters' notes.")
+@click.option("--keep-docs", is_flag=True, help="Keep doc strings, exporters' notes and inner names.")
 @click.option("--dry-run", is_flag=True, help="Check everything, write nothing.")
 @click.option("--force", is_flag=True, help="Replace an existing output file.")
 @passphrase_option
@@ -59,6 +68,7 @@ def command(
     watermark: str | None,
     watermark_payload: str | None,
     watermark_inputs: Path | None,
+    calibrate: tuple[Path, ...],
     public_io: bool,
     keep_docs: bool,
     dry_run: bool,
@@ -94,6 +104,7 @@ def command(
             assets=assets,
             policy=read_terms(policy) if policy else Terms(),
             watermark=plan,
+            guard=_envelope(calibrate),
             public_io=public_io,
             keep_docs=keep_docs,
             dry_run=dry_run,
@@ -129,6 +140,18 @@ def _mark(model: Path, owner: str, payload: str, inputs: Path | None, ask: Passp
         inputs=read_inputs(inputs) if inputs else None,
         inputs_name=inputs.name if inputs else "",
     )
+
+
+def _envelope(files: tuple[Path, ...]) -> InputEnvelope | None:
+    if not files:
+        return None
+    from modelvault.guards import calibrate
+
+    samples = [read_arrays(path) for path in files]
+    for path, sample in zip(files, samples, strict=True):
+        if not isinstance(sample, dict):
+            raise FormatError(f"{path}: expected an .npz with the inputs' names")
+    return calibrate(samples)
 
 
 def _recipients(names: tuple[str, ...]) -> list[RecipientPublic]:

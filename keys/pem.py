@@ -109,9 +109,9 @@ def load_private(data: bytes, passphrase: Passphrase | None, source: str) -> lis
 def _load_private_block(block: bytes, secret: bytes | None, source: str) -> Any:
     try:
         return serialization.load_pem_private_key(block, secret)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        if secret is not None and "password" in str(error).lower():
-            raise KeyUnavailable(f"{source}: wrong passphrase") from None
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        if secret is not None:  # one wrong passphrase in 256 gives well-formed padding, and then any error at all
+            raise KeyUnavailable(f"{source}: wrong passphrase, or a damaged file") from None
         raise FormatError(f"{source}: not a private key that this version reads") from None
 
 

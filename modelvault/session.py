@@ -64,7 +64,7 @@ class SessionSettings:
 
 
 def choose_memory(mode: str, model: Decrypted) -> str:
-    """``lean`` keeps the weights once and skips prepacking; ``fast`` prepacks.
+    """``lean`` holds the weights once, without prepacking; ``fast`` holds them beside onnxruntime's prepacked copies.
 
     ``auto`` is lean where most of the weights are floats: quantised kernels need prepacking, float kernels hardly
     notice (docs/PERFORMANCE.md).
@@ -135,8 +135,9 @@ class GuardedSession(onnxruntime.InferenceSession):
         self._public_options = options.rebuild(settings.sess_options, onnxruntime.SessionOptions())
         chosen.add_session_config_entry("session.model_external_initializers_file_folder_path", NOWHERE)
         weights = self._model.weights
+        # onnxruntime reads this very buffer: no copy of a weight is made that could not be wiped.
+        chosen.add_session_config_entry("session.use_external_initializer_file_buffers_directly", "1")
         if self.memory == "lean":
-            chosen.add_session_config_entry("session.use_external_initializer_file_buffers_directly", "1")
             chosen.add_session_config_entry("session.disable_prepacking", "1")
         if weights.size:
             # onnxruntime does not check this length against the buffer: it must be the buffer's own.
@@ -159,8 +160,6 @@ class GuardedSession(onnxruntime.InferenceSession):
             self._model_bytes = None
             self._sess_options = self._sess_options_initial = self._public_options
             wipe_bytes(graph)
-        if self.memory != "lean":
-            weights.wipe()
 
     @property
     def assets(self) -> tuple[str, ...]:
@@ -298,6 +297,9 @@ class GuardedSession(onnxruntime.InferenceSession):
 
     def set_providers(self, providers: Any = None, provider_options: Any = None) -> NoReturn:
         raise ForbiddenOption("set_providers: would build the session anew; load the model again instead")
+
+    def _reset_session(self, providers: Any, provider_options: Any) -> NoReturn:
+        raise ForbiddenOption("_reset_session: would build the session anew")
 
     def enable_fallback(self) -> NoReturn:
         raise ForbiddenOption("enable_fallback: would build the session anew")

@@ -176,9 +176,7 @@ def test_every_way_to_run(parties: Parties, sealed: Path, sample_input: dict[str
         assert finished.wait(30)
         assert same(expected, results[0][0])
         assert results[0][1:] == ("token", "")
-        assert (
-            session.get_modelmeta().graph_name == onnxruntime.InferenceSession(samples.MODEL).get_modelmeta().graph_name
-        )
+        assert session.get_modelmeta().producer_name == "PaddlePaddle"
 
 
 def test_close_waits_for_running_threads(parties: Parties, sealed: Path, sample_input: dict[str, Any]) -> None:

@@ -58,7 +58,7 @@ def run_child(story: Path, *prefix: str) -> str:
 
 def plain_windows() -> list[bytes]:
     """Bytes that only the plain model has: samples of its weights, and names of its graph."""
-    model = split(samples.MODEL)
+    model = split(samples.MODEL, keep_docs=True)
     weights = b"".join(bytes(v) for v in model.stream(2**20))
     names = re.findall(rb"batch_norm_[0-9]+\.[a-z_.0-9]+|conv2d_[0-9]+\.[a-z_.0-9]+", model.graph)
     assert len(names) > 20

@@ -12,6 +12,7 @@ from onnx import ModelProto, TensorProto
 
 from modelvault import _files
 from modelvault.errors import ModelError
+from modelvault.onnxfile.anonymise import anonymise
 from modelvault.onnxfile.layout import ALIGNMENT, Edit, Slot, SourceFile, SplitModel, TensorEntry
 from modelvault.onnxfile.tensors import TensorReader, clear, dtype_name, float_bytes, refer, set_floats, show
 from modelvault.onnxfile.walk import constants, describe, leaves, other_tensors, strip
@@ -24,8 +25,8 @@ MAX_GRAPH = 2**30
 def split(path: str | os.PathLike[str], *, keep_docs: bool = False, edit: Edit | None = None) -> SplitModel:
     """Read an ONNX file and take it apart; external data is checked here, and read when streamed.
 
-    ``keep_docs`` keeps doc strings and exporters' notes. Every tensor is passed through ``edit`` on its way, one at a
-    time. Raises ModelError, FileError.
+    ``keep_docs`` keeps doc strings, exporters' notes and the names of inner values. Every tensor is passed through
+    ``edit`` on its way, one at a time. Raises ModelError, FileError.
     """
     path = Path(path)
     data = _files.read_bytes(path, limit=MAX_MODEL)
@@ -37,6 +38,7 @@ def split(path: str | os.PathLike[str], *, keep_docs: bool = False, edit: Edit |
     splitter.take(model)
     if not keep_docs:
         strip(model)
+        anonymise(model)
     sizes = splitter.reader.sizes
     return SplitModel(
         graph=_serialise(model, path),

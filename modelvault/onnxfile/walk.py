@@ -63,18 +63,19 @@ def nodes(model: ModelProto) -> Iterator[NodeProto]:
 def graphs(model: ModelProto) -> Iterator[GraphProto]:
     """The main graph, training graphs, and every subgraph below them and below functions."""
     yield model.graph
-    waiting = _subgraphs(model.graph.node)
+    waiting = subgraphs(model.graph.node)
     for training in model.training_info:
         waiting += [training.initialization, training.algorithm]
     for function in model.functions:
-        waiting += _subgraphs(function.node)
+        waiting += subgraphs(function.node)
     while waiting:
         graph = waiting.pop()
         yield graph
-        waiting += _subgraphs(graph.node)
+        waiting += subgraphs(graph.node)
 
 
-def _subgraphs(nodes: Iterable[NodeProto]) -> list[GraphProto]:
+def subgraphs(nodes: Iterable[NodeProto]) -> list[GraphProto]:
+    """The graphs directly inside these nodes."""
     found = []
     for node in nodes:
         for attribute in node.attribute:

@@ -36,7 +36,11 @@ class Budget:
     agreement: float = 0.995
 
     def allows(self, drift: Drift) -> bool:
-        return drift.cosine >= self.cosine and drift.decided >= self.agreement
+        return drift.cosine >= self.cosine and self.agrees(drift)
+
+    def agrees(self, drift: Drift) -> bool:
+        """One row that turned is no share yet, however few rows there are."""
+        return drift.decided >= self.agreement or drift.turned <= 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,7 +227,7 @@ def _within_budget(
 def _relief(drift: Drift, budget: Budget) -> float:
     """How much weaker the mark must be: one less the cosine grows with the square of the strength."""
     factor = 0.9 * math.sqrt((1 - budget.cosine) / max(1 - drift.cosine, 1e-12))
-    return min(0.9, factor if drift.decided >= budget.agreement else min(factor, 0.7))
+    return min(0.9, factor if budget.agrees(drift) else min(factor, 0.7))
 
 
 def _measure(

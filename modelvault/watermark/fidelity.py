@@ -21,7 +21,7 @@ RUNS = 8
 SEED = 20_240_601
 SIZES = (64, 48, 32, 96, 128, 224, 512)  # tried in turn for dimensions that the model leaves open
 MAX_INPUTS = 2**30
-TIE = 0.02  # of a row's range: two largest values closer than this are a tie, which any rounding may turn
+TIE = 0.05  # of a row's largest size: two largest values closer than this are a tie, which any rounding may turn
 PROBES = 2
 
 
@@ -29,7 +29,8 @@ PROBES = 2
 class Drift:
     """Outputs before against after, each over all runs; of several outputs the worst.
 
-    ``agreement`` of arg-max along the last axis, of all rows and (``decided``) of those that were no tie before;
+    ``agreement`` of arg-max along the last axis, of all rows and (``decided``) of those that were no tie before, of
+    which ``turned`` changed;
     ``largest`` and ``mean`` difference over the output's rms.
     """
 
@@ -38,6 +39,7 @@ class Drift:
     cosine: float
     agreement: float
     decided: float
+    turned: int
     largest: float
     mean: float
 
@@ -75,13 +77,14 @@ class Bench:
         found = [f for f in (_compare(b, a) for b, a in pairs) if f is not None]
         if not found:
             raise ModelError("no output is a float tensor, so drift cannot be measured: pass --no-check")
-        cosine, agreement, decided, largest, mean = zip(*found, strict=True)
+        cosine, agreement, decided, turned, largest, mean = zip(*found, strict=True)
         return Drift(
             inputs=self.described,
             runs=count,
             cosine=min(cosine),
             agreement=min(agreement),
             decided=min(decided),
+            turned=max(turned),
             largest=max(largest),
             mean=max(mean),
         )
@@ -159,12 +162,12 @@ def _by_output(runs: list[list[Array]]) -> list[list[Array]]:
     return [list(column) for column in zip(*runs, strict=True)]
 
 
-def _compare(before: list[Array], after: list[Array]) -> tuple[float, ...] | None:
-    """(cosine, agreement, agreement without ties, largest, mean) of one output; None for what is no float tensor."""
+def _compare(before: list[Array], after: list[Array]) -> tuple[float, float, float, int, float, float] | None:
+    """(cosine, agreement, the same without ties, rows turned, largest, mean) of one output; None for no floats."""
     if not all(isinstance(x, np.ndarray) and x.dtype.kind == "f" and x.size for x in before):
         return None
     if [x.shape for x in before] != [x.shape for x in after]:
-        return 0.0, 0.0, 0.0, np.inf, np.inf
+        return 0.0, 0.0, 0.0, len(before), np.inf, np.inf
     a, b = (np.concatenate([x.astype(np.float64).reshape(-1) for x in xs]) for xs in (before, after))
     finite = np.isfinite(a) & np.isfinite(b)
     a, b = a[finite], b[finite]
@@ -175,17 +178,17 @@ def _compare(before: list[Array], after: list[Array]) -> tuple[float, ...] | Non
     return cosine, *_agreement(before, after), float(off.max(initial=0)) / rms, float(off.mean()) / rms
 
 
-def _agreement(before: list[Array], after: list[Array]) -> tuple[float, float]:
-    """Of all rows, and of those whose largest value stood out."""
+def _agreement(before: list[Array], after: list[Array]) -> tuple[float, float, int]:
+    """Of all rows, and of those whose largest value stood out; how many of these turned."""
     same, clear = [np.ones(0, np.bool_)], [np.ones(0, np.bool_)]
     for a, b in zip(before, after, strict=True):
         if a.ndim and a.shape[-1] > 1:
             top = np.partition(a, -2, axis=-1)
-            reach = (a.max(axis=-1) - a.min(axis=-1)) * TIE
+            reach = np.abs(a).max(axis=-1) * TIE
             same.append(np.ravel(np.argmax(a, axis=-1) == np.argmax(b, axis=-1)))
             clear.append(np.ravel(top[..., -1] - top[..., -2] > reach))
     equal, stood_out = np.concatenate(same), np.concatenate(clear)
-    return _share(equal), _share(equal[stood_out])
+    return _share(equal), _share(equal[stood_out]), int(np.count_nonzero(~equal[stood_out]))
 
 
 def _share(equal: npt.NDArray[np.bool_]) -> float:

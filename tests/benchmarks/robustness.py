@@ -126,7 +126,7 @@ def fidelity_table(subjects: list[Subject]) -> str:
     left = [f"{s.name}: {', '.join(s.report.plan.left_out)}" for s in subjects if s.report.plan.left_out]
     lines.append("\nLeft out because single tensors dominated the drift: " + ("; ".join(left) or "none") + ".")
     lines.append("Arg-max is along the outputs' last axis; a tie is a row whose two largest values differ by less than")
-    lines.append("2 % of its range. Where the outputs are no classes (embeddings), ties are what differs.\n")
+    lines.append("5 % of its largest size. Where the outputs are no classes (embeddings), ties are what differs.\n")
     return "\n".join(lines)
 
 
