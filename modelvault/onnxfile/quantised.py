@@ -79,6 +79,8 @@ def _spread(values: Float, shape: Shape, axis: int, block: int) -> Float:
     if values.size == 1:
         return values.reshape(())
     if values.ndim == len(shape) and block:
+        if values.shape[axis] * block >= shape[axis] + block:
+            raise ValueError("more scales than blocks")
         return np.repeat(values, block, axis=axis)[tuple(slice(n) for n in shape)]
     dims = [1] * len(shape)
     dims[axis] = shape[axis]

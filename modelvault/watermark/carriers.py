@@ -108,8 +108,8 @@ def varied(values: Float) -> bool:
 
 def sketch_signs(values: Float) -> bytes:
     """The signs of 256 elements evenly apart, as 32 bytes: enough to tell which tensor of a shape this is."""
-    places = (np.arange(SIGNS) * len(values)) // SIGNS
-    return np.packbits(values[places] > 0).tobytes()
+    places = (np.arange(SIGNS) * values.size) // SIGNS
+    return np.packbits(values[np.unravel_index(places, values.shape)] > 0).tobytes()
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,9 +86,8 @@ def write(
 
 
 def _sections(verdict: Verdict, suspect: Path, original: Path | None, published: Publication | None) -> Iterable[str]:
-    chance = null.measure(verdict.finding.differences)
-    by_name = {verdict.finding.names[d]: d for d in verdict.finding.differences}
-    rows = [(t.name, t.z, chance.tensors[by_name[t.name]]) for t in verdict.tensors]
+    chance = null.measure({digest: f.sample for digest, f in verdict.finding.found.items()})
+    rows = [(t.name, t.z, chance.tensors[t.digest]) for t in verdict.tensors]
     yield _headline(verdict, suspect)
     yield _probability(verdict)
     yield f"<figure>{plots.null_plot(chance, verdict.outcome.z, _threshold_z(verdict))}<figcaption>"

@@ -1,8 +1,6 @@
 """What a mark does to a model: the same inputs through both, in onnxruntime, and how far the outputs are apart."""
 
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelvault import _files
-from modelvault.errors import FormatError, ModelError
+from modelvault.errors import FormatError, ModelError, ModelVaultError
 
 Array = npt.NDArray[Any]
 Feed = Mapping[str, Array]
@@ -98,8 +96,10 @@ def read_inputs(path: Path) -> list[Feed]:
                 raise FormatError(f"{path}: larger than the limit of {MAX_INPUTS} bytes")
             archive = np.load(file, allow_pickle=False)
             arrays = {name: archive[name] for name in archive.files}
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, AttributeError, NotImplementedError):
-        raise FormatError(f"{path}: not a readable .npz archive") from None
+    except ModelVaultError:
+        raise
+    except Exception as error:  # numpy's header goes through Python's own tokenizer and parser
+        raise FormatError(f"{path}: not a readable .npz archive ({type(error).__name__})") from None
     runs: dict[str, dict[str, Array]] = {}
     for name, array in arrays.items():
         stem, _, number = name.rpartition(".")

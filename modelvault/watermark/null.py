@@ -8,29 +8,27 @@ import numpy as np
 import numpy.typing as npt
 
 from modelvault.watermark.carriers import Float
-from modelvault.watermark.detect import Difference
 from modelvault.watermark.pattern import SQRT2, ModelKey
 
 KEYS = 1000
-SAMPLE = 2**18  # differences in all; the null distribution of a score does not depend on their number
 
 Scores = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Null:
-    """Scores of random keys: ``whole`` (keys,), and by tensor digest; ``sample``: differences used."""
+    """Scores of random keys: ``whole`` (keys,), and by tensor digest; ``sample``: differences used.
+
+    The distribution of a score does not depend on how many differences it is taken over.
+    """
 
     whole: Scores
     tensors: dict[bytes, Scores]
     sample: int
 
 
-def measure(differences: Mapping[bytes, Difference], keys: int = KEYS) -> Null:
-    """Score ``keys`` random keys on an evenly spaced sample of the differences."""
-    total = sum(len(d.values) for d in differences.values())
-    step = max(1, -(-total // SAMPLE))
-    samples: dict[bytes, Float] = {digest: d.values[::step] for digest, d in differences.items()}
+def measure(samples: Mapping[bytes, Float], keys: int = KEYS) -> Null:
+    """Score ``keys`` random keys on samples of a suspect's differences."""
     sums = {digest: np.zeros(keys) for digest in samples}
     for number in range(keys):
         key = ModelKey(secrets.token_bytes(32), secrets.token_bytes(32))

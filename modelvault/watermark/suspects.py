@@ -5,7 +5,6 @@ import math
 import os
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 
 from modelvault import _files
 from modelvault._codec import Fields, json_decode
-from modelvault.errors import FileError, FormatError
+from modelvault.errors import FileError, FormatError, ModelVaultError
 from modelvault.onnxfile import OpenModel, Weight
 from modelvault.onnxfile.quantised import dequantised
 from modelvault.watermark.carriers import FLOATS, STEPS, Float, Shape, to_float
@@ -22,7 +21,8 @@ from modelvault.watermark.carriers import FLOATS, STEPS, Float, Shape, to_float
 MIN_ELEMENTS = 128
 MAX_HEADER = 64 * 2**20
 MAX_TENSORS = 200_000
-MAX_TENSOR = 2**36
+MAX_TENSOR = 2**34  # bytes
+MAX_RATIO = 100  # no weights are compressed better; a larger one is a bomb
 _SAFE = {"F16": "FLOAT16", "BF16": "BFLOAT16", "F32": "FLOAT", "F64": "DOUBLE", "I8": "INT8", "U8": "UINT8"}
 _ZIP = b"PK\x03\x04"
 
@@ -154,8 +154,9 @@ def _npz_entry(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) ->
     dtype = {"f2": "FLOAT16", "f4": "FLOAT", "f8": "DOUBLE", "i1": "INT8", "u1": "UINT8"}.get(kind.str[1:])
     if dtype is None or not _is_candidate(dtype, shape):
         return None
-    if math.prod(shape) * kind.itemsize > min(member.file_size, MAX_TENSOR):
-        raise FormatError(f"{where}: its shape needs more bytes than it has")
+    needed = math.prod(shape) * kind.itemsize
+    if needed > min(member.file_size, MAX_TENSOR, MAX_RATIO * max(member.compress_size, 1)):
+        raise FormatError(f"{where}: its shape needs {needed} bytes, more than it can have")
 
     def read() -> Float:
         with _zip_errors(path), zipfile.ZipFile(path) as again, again.open(member) as file:
@@ -167,10 +168,12 @@ def _npz_entry(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) ->
 
 @contextlib.contextmanager
 def _zip_errors(path: Path) -> Iterator[None]:
-    """Foreign errors of the archive become ours."""
+    """Foreign errors of the archive become ours: numpy's header goes through Python's own tokenizer and parser."""
     try:
         yield
+    except ModelVaultError:
+        raise
     except OSError as error:
         raise FileError(f"{path}: {_files.reason(error)}") from None
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError):
-        raise FormatError(f"{path}: not a readable .npz archive") from None
+    except Exception as error:
+        raise FormatError(f"{path}: not a readable .npz archive ({type(error).__name__})") from None

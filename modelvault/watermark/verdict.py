@@ -1,18 +1,22 @@
 """What was found, what it is worth, and how it is told."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import numpy as np
 
 from modelvault.commitment import Commitment
 from modelvault.keys import OwnerSecret
 from modelvault.watermark.align import Aligned
+from modelvault.watermark.carriers import Float
 from modelvault.watermark.code import NO_PAYLOAD
 from modelvault.watermark.detect import Difference, Evidence, Outcome, TensorScore, judge, score
-from modelvault.watermark.pattern import ModelKey
+from modelvault.watermark.pattern import Int8, ModelKey
 from modelvault.watermark.record import Record, opens
 
 CLAIM_BELOW = -12.0
+SAMPLE, LEAST_SAMPLE = 2**18, 256  # differences kept for the null distribution: in all, and of one tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +29,7 @@ class TensorReport:
     coverage: float
     z: float
     share: float
+    digest: bytes
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -38,12 +43,29 @@ class TensorReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """What was compared with what, before any key is used up on it: differences by carrier digest."""
+class Found:
+    """One carrier in the suspect: where, its score, and an even sample of its differences."""
 
-    differences: dict[bytes, Difference]
-    aligned: dict[bytes, Aligned]
-    names: dict[bytes, str]
+    name: str
+    aligned: Aligned
+    score: TensorScore
+    sample: Float
+
+
+@dataclass(slots=True)
+class Finding:
+    """Gathers carriers by digest, scoring each at once, so that no two need to be in memory together."""
+
+    key: ModelKey
+    carriers: int
+    found: dict[bytes, Found] = field(default_factory=dict)
+
+    def add(self, name: str, digest: bytes, aligned: Aligned, difference: Difference) -> None:
+        """``difference`` was made without the key; here the key is used for the first time."""
+        room = max(LEAST_SAMPLE, SAMPLE // self.carriers)
+        sample = difference.values[:: max(1, len(difference.values) // room)].copy()
+        aligned = replace(aligned, values=np.empty(0, np.float32))
+        self.found[digest] = Found(name=name, aligned=aligned, score=score(self.key, digest, difference), sample=sample)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,19 +127,17 @@ def conclude(
     digest: bytes,
     finding: Finding,
     records: Sequence[Record],
-    carriers: int,
     commitments: Sequence[Commitment] = (),
     *,
     trials: int = 1,
     threshold: float,
 ) -> Verdict:
-    """Score a finding with the owner's key.
+    """What a finding is worth.
 
     ``records`` and ``commitments`` count only where this key opens them: anybody can write one.
     """
-    key = ModelKey(secret.secret, digest)
-    scores = {d: score(key, d, found) for d, found in finding.differences.items()}
-    evidence = Evidence.of(scores.values())
+    key = finding.key
+    evidence = Evidence.of(f.score for f in finding.found.values())
     records = [r for r in records if opens(secret, r.commitment, r.payload)]
     named = list(dict.fromkeys([*(r.payload for r in records), NO_PAYLOAD]))
     outcome = judge(key, evidence, named, trials)
@@ -128,31 +148,26 @@ def conclude(
         outcome=outcome,
         trials=trials,
         threshold=threshold,
-        tensors=_reports(key, finding, scores, outcome),
-        missing=carriers - len(scores),
+        tensors=_reports(finding, key.signs(outcome.payload)),
+        missing=finding.carriers - len(finding.found),
         record=next((r for r in records if r.payload == outcome.payload), None),
         commitment=next((c for c in commitments if c.original == digest and opens(secret, c, outcome.payload)), None),
         finding=finding,
     )
 
 
-def _reports(
-    key: ModelKey, finding: Finding, scores: dict[bytes, TensorScore], outcome: Outcome
-) -> tuple[TensorReport, ...]:
-    signs = key.signs(outcome.payload)
-    total = sum(float(s.sums @ signs) for s in scores.values()) or 1.0
-    reports = []
-    for digest, s in scores.items():
-        found = finding.aligned[digest]
-        share = float(s.sums @ signs) / total
-        reports.append(
-            TensorReport(
-                name=finding.names[digest],
-                found=found.found,
-                undone=found.undone,
-                coverage=found.coverage,
-                z=s.z(signs),
-                share=share,
-            )
+def _reports(finding: Finding, signs: Int8) -> tuple[TensorReport, ...]:
+    total = sum(float(f.score.sums @ signs) for f in finding.found.values()) or 1.0
+    reports = [
+        TensorReport(
+            name=f.name,
+            found=f.aligned.found,
+            undone=f.aligned.undone,
+            coverage=f.aligned.coverage,
+            z=f.score.z(signs),
+            share=float(f.score.sums @ signs) / total,
+            digest=digest,
         )
+        for digest, f in finding.found.items()
+    ]
     return tuple(sorted(reports, key=lambda r: -r.share))

@@ -8,9 +8,11 @@ from modelvault.errors import ModelError
 from modelvault.keys import OwnerSecret
 from modelvault.onnxfile import OpenModel
 from modelvault.watermark import blind
-from modelvault.watermark.align import Aligned, Aligner
+from modelvault.watermark.align import Aligner
 from modelvault.watermark.carriers import Carrier, find_carriers, model_digest, to_float
-from modelvault.watermark.detect import Difference, difference
+from modelvault.watermark.detect import difference
+from modelvault.watermark.pattern import ModelKey
+from modelvault.watermark.placement import Shelf
 from modelvault.watermark.record import Record
 from modelvault.watermark.suspects import SuspectTensor, open_suspect
 from modelvault.watermark.verdict import CLAIM_BELOW, Finding, Verdict, conclude
@@ -41,39 +43,38 @@ def verify_informed(
         raise ModelError(f"{model.path}: no weights that could carry a watermark")
     digest = model_digest(c.digest for c in carriers)
     mine = [r for r in records if r.commitment.original == digest and r.commitment.owner == secret.fingerprint]
-    finding = compare(model, carriers, open_suspect(suspect), progress)
-    return conclude("informed", secret, digest, finding, mine, len(carriers), commitments, threshold=threshold)
+    finding = Finding(ModelKey(secret.secret, digest), len(carriers))
+    compare(model, carriers, open_suspect(suspect), finding, progress)
+    return conclude("informed", secret, digest, finding, mine, commitments, threshold=threshold)
 
 
 def compare(
-    model: OpenModel, carriers: Sequence[Carrier], tensors: list[SuspectTensor], progress: Progress | None = None
-) -> Finding:
-    """Align a suspect with an original and take differences; no key is involved."""
-    aligner = Aligner(tensors)
-    aligned: dict[bytes, Aligned] = {}
-    differences: dict[bytes, Difference] = {}
-    waiting = []
+    model: OpenModel,
+    carriers: Sequence[Carrier],
+    tensors: list[SuspectTensor],
+    finding: Finding,
+    progress: Progress | None = None,
+) -> None:
+    """Align a suspect with an original, carrier by carrier, and add the differences to ``finding``.
 
-    def take(carrier: Carrier, found: Aligned | None) -> bool:
-        if found is None:
-            return False
+    Carriers in their own order first: what they are found in is then out of the way of those that were permuted.
+    """
+    aligner, waiting = Aligner(tensors), []
+    for carrier in carriers:
         w = carrier.weight
-        aligned[carrier.digest] = found
         original = to_float(w.dtype, model.read(w))
-        differences[carrier.digest] = difference(w.dtype, w.shape, found.values, original)
+        found = aligner.align(w.name, w.dtype, w.shape, original)
+        if found is None:
+            waiting.append(carrier)
+        else:
+            finding.add(w.name, carrier.digest, found, difference(w.dtype, w.shape, found.values, original))
         if progress:
             progress(w.size)
-        return True
-
-    for c in carriers:
-        values = to_float(c.weight.dtype, model.read(c.weight))
-        if not take(c, aligner.align(c.weight.name, c.weight.dtype, c.weight.shape, values)):
-            waiting.append(c)
-    for c in waiting:
-        values = to_float(c.weight.dtype, model.read(c.weight))
-        take(c, aligner.align_permuted(c.weight.name, c.weight.shape, values))
-    names = {c.digest: c.weight.name for c in carriers}
-    return Finding(differences=differences, aligned=aligned, names=names)
+    for carrier in waiting:
+        w = carrier.weight
+        original = to_float(w.dtype, model.read(w))
+        if found := aligner.align_permuted(w.name, w.shape, original):
+            finding.add(w.name, carrier.digest, found, difference(w.dtype, w.shape, found.values, original))
 
 
 def verify_blind(
@@ -92,14 +93,12 @@ def verify_blind(
     mine = [r for r in records if r.commitment.owner == secret.fingerprint]
     if not mine:
         raise ModelError(f"no record of a mark by {secret.fingerprint}: give the original")
-    tensors = open_suspect(suspect)
-    verdicts = []
+    shelf, verdicts = Shelf(open_suspect(suspect)), []
     for record in mine:
-        finding = blind.find(record, tensors, progress)
-        count, digest = len(record.carriers), record.commitment.original
+        digest = record.commitment.original
+        finding = Finding(ModelKey(secret.secret, digest), len(record.carriers))
+        blind.find(record, shelf, finding, progress)
         verdicts.append(
-            conclude(
-                "blind", secret, digest, finding, [record], count, commitments, trials=len(mine), threshold=threshold
-            )
+            conclude("blind", secret, digest, finding, [record], commitments, trials=len(mine), threshold=threshold)
         )
     return min(verdicts, key=lambda v: (v.outcome.log10_p, -v.outcome.z))
