@@ -268,10 +268,7 @@ def _print_verdict(verdict: "Verdict") -> None:
             ("probability", f"at most 10^{o.log10_p:.1f} for a file made without this key"),
             ("threshold", f"10^{verdict.threshold:.1f}"),
             ("score", f"{o.z:.2f} standard deviations"),
-            (
-                "detection",
-                f"{verdict.mode}; tried: {verdict.trials} key{'s' * (verdict.trials > 1)} or record{'s' * (verdict.trials > 1)}",
-            ),
+            ("detection", f"{verdict.mode}; keys or records tried: {verdict.trials}"),
             ("payload", _payload(verdict)),
             ("commitment", _commitment(verdict)),
             ("tensors", f"{facts['tensors_found']} found, {facts['tensors_missing']} missing"),
