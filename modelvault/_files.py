@@ -29,10 +29,18 @@ def failures(path: str | os.PathLike[str]) -> Iterator[None]:
 def open_regular(path: str | os.PathLike[str], *, flags: int = 0, dir_fd: int | None = None) -> int:
     """Open for reading without ever blocking on a FIFO or device; returns a descriptor of a regular file."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flags, dir_fd=dir_fd)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        check_regular(descriptor, path)
+    except FileError:
         os.close(descriptor)
-        raise FileError(f"{os.fspath(path)}: not a regular file")
+        raise
     return descriptor
+
+
+def check_regular(descriptor: int, path: str | os.PathLike[str]) -> None:
+    """FileError where an open descriptor is a folder, FIFO, socket or device."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise FileError(f"{os.fspath(path)}: not a regular file")
 
 
 def read_bytes(path: str | os.PathLike[str], *, limit: int) -> bytes:

@@ -4,12 +4,13 @@ import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelvault import _files, defaults, options
 from modelvault.audit import AuditLog
+from modelvault.audit.cosigned import check_fresh
 from modelvault.decryption import Decrypted, decrypt
 from modelvault.errors import (
     AuditUnavailable,
@@ -135,6 +136,10 @@ def _decrypt(
 def _check_log(log: AuditLog, trust: TrustPolicy) -> None:
     if trust.audit_key is not None and log.key_fingerprint != trust.audit_key:
         raise PolicyDenied(f"audit log is signed by {log.key_fingerprint}, the trust policy expects {trust.audit_key}")
+    log.obey(trust.audit)
+    if trust.audit.witnesses:
+        within = timedelta(hours=trust.audit.cosigned_hours)
+        check_fresh(log.path, trust.audit.witnesses, trust.audit.witness_threshold, within, datetime.now(UTC))
 
 
 def _authorise(sealed: SealedFile, request: _Request, record: dict[str, Any]) -> GrantStatement:

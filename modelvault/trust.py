@@ -4,13 +4,14 @@ A policy is a TOML file. Public keys stand in files beside it, and the policy pi
 """
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from modelvault import _files
 from modelvault._codec import Fields
+from modelvault.auditterms import AuditTerms
 from modelvault.envelope import Envelope, Verifier
 from modelvault.errors import FileError, FormatError, PolicyDenied, UntrustedPublisher
 from modelvault.keys import PublisherPublic
@@ -54,10 +55,15 @@ class VerifiedModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustPolicy:
-    """All publishers that this host trusts, and the audit key its log must be signed with, if pinned."""
+    """All publishers that this host trusts, and what it asks of the host's audit log."""
 
     publishers: tuple[Publisher, ...]
-    audit_key: str | None = None
+    audit: AuditTerms = field(default_factory=AuditTerms)
+
+    @property
+    def audit_key(self) -> str | None:
+        """The key that the host's audit log must have begun with, if pinned."""
+        return self.audit.key
 
     @classmethod
     def read(cls, path: str | Path) -> "TrustPolicy":
@@ -71,13 +77,11 @@ class TrustPolicy:
             _publisher(item, f"{path}: publisher[{number}]", path.parent)
             for number, item in enumerate(fields.items("publisher", [], limit=1024))
         )
-        audit = Fields(fields.mapping("audit", {}), f"{path}: audit")
+        audit = AuditTerms.from_dict(fields.mapping("audit", {}), f"{path}: audit")
         fields.done()
-        key = audit.text("key", None, limit=128)
-        audit.done()
         if len({p.name for p in publishers}) != len(publishers):
             raise FormatError(f"{path}: two publishers of one name")
-        return cls(publishers=publishers, audit_key=key)
+        return cls(publishers=publishers, audit=audit)
 
     def verify_model(self, envelope: Envelope, statement: ModelStatement, source: str) -> VerifiedModel:
         """The statement as verified, or SignatureInvalid, UntrustedPublisher, PolicyDenied."""
