@@ -346,6 +346,7 @@ def sweep_table(subjects: list[Subject], work: Path) -> str:
     chosen = [s for s in subjects if s.name in ("minilm-l3", "ppocr-rec", "magika")]
     lines = ["## Where it ends\n", "Each attack made stronger until detection ends: informed score; output cosine. A"]
     lines += ["claim needs 7.6; below it the cell is in brackets.\n"]
+    outlived = []
     for title, steps in sweeps():
         lines += [f"| {title} | " + " | ".join(s.name for s in chosen) + " |", "|---|" + "---|" * len(chosen)]
         for name, how in steps:
@@ -355,9 +356,12 @@ def sweep_table(subjects: list[Subject], work: Path) -> str:
                 assert isinstance(row, Row)
                 cell = f"{row.z:.1f}; {'-' if row.cosine is None else f'{row.cosine:.3f}'}"
                 cells.append(cell if row.log10_p <= -12 else f"({cell})")
+                if row.log10_p > -12 and (row.cosine or 0) >= 0.7:
+                    outlived.append(f"{subject.name} at {title}, {name}")
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
             print(lines[-1], flush=True)
         lines.append("")
+    lines.append(f"The mark is lost while the cosine is still 0.7 or more: {'; '.join(outlived) or 'nowhere'}.\n")
     return "\n".join(lines)
 
 
@@ -431,7 +435,8 @@ def speed(work: Path, subject: Subject) -> str:
     scale = 1e8 / count
     return f"""## Speed
 
-A synthetic model of {count:,} float32 weights in external data; one thread does the work.
+A synthetic model of {count:,} float32 weights in external data; one thread does the work. Load of the machine
+meanwhile: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors; wall clocks grow with it, processor seconds hardly.
 
 | step | seconds for 100 M weights |
 |---|---|
