@@ -7,6 +7,7 @@ from typing import Any
 
 from modelvault._codec import Fields, b64encode, format_time, json_decode, json_encode, parse_time
 from modelvault._primitives import plain_length
+from modelvault.commitment import Commitment
 from modelvault.errors import FormatError
 from modelvault.policy import Terms
 
@@ -55,6 +56,7 @@ class ModelStatement:
     policy: Terms
     publishers: tuple[str, ...]
     io: dict[str, Any] | None = None
+    watermark: Commitment | None = None
 
     @property
     def payload_size(self) -> int:
@@ -73,12 +75,15 @@ class ModelStatement:
         }
         if self.io is not None:
             predicate["io"] = self.io
+        if self.watermark is not None:
+            predicate["watermark"] = self.watermark.to_dict()
         return build_statement(self.name, {ROOT_ALGORITHM: self.root.hex()}, MODEL_PREDICATE, predicate)
 
     @classmethod
     def from_bytes(cls, data: bytes, field: str) -> "ModelStatement":
         """Parse and validate; FormatError names the field below ``field``."""
         name, root, fields = open_statement(data, field, ROOT_ALGORITHM, MODEL_PREDICATE, MAX_STATEMENT)
+        mark = fields.mapping("watermark", None)
         statement = cls(
             name=check_name(name, f"{field}.subject"),
             version=check_version(fields.text("version"), f"{fields.path}.version"),
@@ -90,6 +95,7 @@ class ModelStatement:
             policy=Terms.from_dict(fields.mapping("policy"), f"{fields.path}.policy"),
             publishers=fields.texts("publishers", limit=64),
             io=fields.mapping("io", None),
+            watermark=None if mark is None else Commitment.from_dict(mark, f"{fields.path}.watermark"),
         )
         fields.done()
         return statement
