@@ -1,53 +1,41 @@
 """modelvault audit"""
 
-from pathlib import Path
+import importlib
 
 import click
 
-from modelvault.audit import read_records, verify_log
-from modelvault.audit.lines import Record
-from modelvault.cli.common import FILE, json_option, print_fields, print_json, print_table
-from modelvault.defaults import DEFAULT, audit_path
-from modelvault.keys import store
+COMMANDS = {
+    "check-proof": ("audit_proof", "check_proof"),
+    "checkpoint": ("audit_proof", "checkpoint"),
+    "export": ("audit_keep", "export"),
+    "prove": ("audit_proof", "prove"),
+    "prune": ("audit_keep", "prune"),
+    "redact": ("audit_keep", "redact"),
+    "report": ("audit_report", "report"),
+    "rotate": ("audit_keep", "rotate"),
+    "serve-witness": ("audit_witness", "serve_witness"),
+    "ship": ("audit_keep", "ship"),
+    "show": ("audit_show", "show"),
+    "succession": ("audit_proof", "succession"),
+    "verify": ("audit_show", "verify"),
+    "witness": ("audit_witness", "witness"),
+}
 
-_LOG = click.argument("log", type=FILE, required=False)
-_KEY = click.option("--key", default=DEFAULT, metavar="KEY", help="Host's public key: name or path. Default: default.")
+
+class _Group(click.Group):
+    """Imports a subcommand's module only when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(f"modelvault.cli.{module}"), name)
+        return command
 
 
-@click.group("audit")
+@click.group("audit", cls=_Group)
 def command() -> None:
-    """Show or verify an audit log (default: $MODELVAULT_HOME/audit/audit.log)."""
-
-
-@command.command(epilog="Example: modelvault audit verify audit.log --key host.pub; exit statuses: docs/CLI.md")
-@_LOG
-@_KEY
-@json_option
-def verify(log: Path | None, key: str, as_json: bool) -> None:
-    """Check every line of LOG against the host's signed heads. Each kind of damage has its own exit status."""
-    report = verify_log(log or audit_path(), store.load_host_public(key))
-    if as_json:
-        print_json(report.to_dict())
-    else:
-        print_fields(list(report.to_dict().items()))
-
-
-@command.command(epilog="Example: modelvault audit show --event load.denied")
-@_LOG
-@_KEY
-@click.option("--event", help="Only records of this event.")
-@json_option
-def show(log: Path | None, key: str, event: str | None, as_json: bool) -> None:
-    """Print the records of LOG, once it is verified."""
-    records = [r for r in read_records(log or audit_path(), store.load_host_public(key)) if event in (None, r.event)]
-    if as_json:
-        print_json([r.to_dict() for r in records])
-    else:
-        print_table(["seq", "time", "event", "what"], [(r.seq, r.time[:19] + "Z", r.event, _what(r)) for r in records])
-
-
-def _what(record: Record) -> str:
-    model = record.fields.get("model")
-    name = f"{model.get('name')} {model.get('version')}" if isinstance(model, dict) else ""
-    extra = record.fields.get("reason") or (f"{record.fields['runs']} runs" if "runs" in record.fields else "")
-    return f"{name} {extra}".strip()
+    """Read, verify and keep an audit log (default: $MODELVAULT_HOME/audit/audit.log)."""

@@ -217,6 +217,14 @@ class HostPublic(_Public):
     def of(cls, parts: Sequence[Any], source: str = "key") -> Self:
         return cls(_algorithm(parts, {"ed25519": (ed25519.Ed25519PublicKey,)}, source), tuple(parts))
 
+    @classmethod
+    def from_bytes(cls, raw: bytes, source: str) -> Self:
+        """From the raw key, 32 bytes. Raises FormatError."""
+        try:
+            return cls.of([ed25519.Ed25519PublicKey.from_public_bytes(raw)], source)
+        except ValueError:
+            raise FormatError(f"{source}: not an Ed25519 public key") from None
+
     @property
     def public_bytes(self) -> bytes:
         """The raw Ed25519 key, 32 bytes."""

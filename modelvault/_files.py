@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -29,10 +30,18 @@ def failures(path: str | os.PathLike[str]) -> Iterator[None]:
 def open_regular(path: str | os.PathLike[str], *, flags: int = 0, dir_fd: int | None = None) -> int:
     """Open for reading without ever blocking on a FIFO or device; returns a descriptor of a regular file."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flags, dir_fd=dir_fd)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        check_regular(descriptor, path)
+    except FileError:
         os.close(descriptor)
-        raise FileError(f"{os.fspath(path)}: not a regular file")
+        raise
     return descriptor
+
+
+def check_regular(descriptor: int, path: str | os.PathLike[str]) -> None:
+    """FileError where an open descriptor is a folder, FIFO, socket or device."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise FileError(f"{os.fspath(path)}: not a regular file")
 
 
 def read_bytes(path: str | os.PathLike[str], *, limit: int) -> bytes:
@@ -115,6 +124,32 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o644)
     """Atomically write a small file."""
     with atomic_write(path, mode=mode) as file:
         file.write(data)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Fill a temporary folder beside ``path``, then rename it: after any failure nothing stands there."""
+    target = Path(path)
+    with failures(path):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    try:
+        yield temporary
+        with failures(path):
+            temporary.chmod(0o755)
+            sync_folder(temporary)
+            temporary.rename(target)
+            sync_folder(target.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def write_new(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write and sync a file that nobody looks at yet."""
+    with failures(path), open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:

@@ -10,7 +10,7 @@ from modelvault.errors import FormatError
 
 MAX_NOTE = 16 * 2**10
 MAX_NOTE_SIGNATURES = 16
-_ED25519 = b"\x01"
+ED25519 = b"\x01"
 _DASH = "\N{EM DASH} "
 _NAME = re.compile(r"[^\s+]{1,200}")
 _SIZE = re.compile(r"0|[1-9][0-9]{0,18}")
@@ -68,6 +68,9 @@ class NoteSignature:
     key_id: bytes
     signature: bytes
 
+    def to_text(self) -> str:
+        return f"{_DASH}{self.name} {b64encode(self.key_id + self.signature)}\n"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
@@ -77,17 +80,15 @@ class Note:
     signatures: tuple[NoteSignature, ...]
 
     def to_text(self) -> str:
-        lines = "".join(f"{_DASH}{s.name} {b64encode(s.key_id + s.signature)}\n" for s in self.signatures)
-        return f"{self.text}\n{lines}"
+        return f"{self.text}\n{''.join(s.to_text() for s in self.signatures)}"
 
     @classmethod
     def from_text(cls, note: str, field: str) -> "Note":
         """Parse; FormatError names ``field``."""
         text, blank, tail = note.rpartition("\n\n")
-        lines = tail.split("\n")
-        if len(note) > MAX_NOTE or not blank or lines.pop() or not 0 < len(lines) <= MAX_NOTE_SIGNATURES:
+        if len(note) > MAX_NOTE or not blank:
             raise FormatError(f"{field}: not a signed note")
-        signatures = tuple(_signature(line, field) for line in lines)
+        signatures = parse_signatures(tail, field)
         if len({(s.name, s.key_id) for s in signatures}) != len(signatures):
             raise FormatError(f"{field}: two signatures of one key")
         return cls(text=text + "\n", signatures=signatures)
@@ -102,6 +103,14 @@ class Note:
         return False
 
 
+def parse_signatures(lines: str, field: str) -> tuple[NoteSignature, ...]:
+    """Signature lines, each ending in a newline; FormatError names ``field``."""
+    *found, rest = lines.split("\n")
+    if rest or not 0 < len(found) <= MAX_NOTE_SIGNATURES:
+        raise FormatError(f"{field}: not a signed note")
+    return tuple(_signature(line, field) for line in found)
+
+
 def _signature(line: str, field: str) -> NoteSignature:
     name, space, encoded = line.removeprefix(_DASH).partition(" ")
     if not line.startswith(_DASH) or not space or not _NAME.fullmatch(name):
@@ -112,9 +121,9 @@ def _signature(line: str, field: str) -> NoteSignature:
     return NoteSignature(name=name, key_id=data[:4], signature=data[4:])
 
 
-def key_id(name: str, key: NoteKey) -> bytes:
+def key_id(name: str, key: NoteKey, algorithm: bytes = ED25519) -> bytes:
     """C2SP signed-note's key id of an Ed25519 key: 4 bytes."""
-    return hashlib.sha256(name.encode() + b"\n" + _ED25519 + key.public_bytes).digest()[:4]
+    return hashlib.sha256(name.encode() + b"\n" + algorithm + key.public_bytes).digest()[:4]
 
 
 def sign(checkpoint: Checkpoint, signer: NoteSigner) -> Note:
@@ -128,4 +137,4 @@ def sign(checkpoint: Checkpoint, signer: NoteSigner) -> Note:
 
 def verifier_key(origin: str, key: NoteKey) -> str:
     """The key in the text form that Go's ``sumdb/note`` and witnesses take: ``NAME+hex id+base64``."""
-    return f"{origin}+{key_id(origin, key).hex()}+{b64encode(_ED25519 + key.public_bytes)}"
+    return f"{origin}+{key_id(origin, key).hex()}+{b64encode(ED25519 + key.public_bytes)}"

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from modelvault.audit import AuditLog
+from modelvault.audit import AuditLog, LogKey
 from modelvault.errors import AuditUnavailable, KeyUnavailable, ModelVaultError
 from modelvault.filekey import Identity
 from modelvault.keys import RecipientKey, store
@@ -60,10 +60,15 @@ def audit_log(audit: AuditLog | PathLike | None, passphrase: Passphrase | None) 
     if isinstance(audit, AuditLog):
         return audit
     try:
-        key = store.load_host(os.environ.get("MODELVAULT_HOST_KEY", DEFAULT), passphrase or environment_passphrase)
+        key = LogKey.read(os.environ.get("MODELVAULT_HOST_KEY", DEFAULT), passphrase or environment_passphrase)
     except KeyUnavailable as error:
         raise AuditUnavailable(f"audit log cannot be signed: {error}") from None
-    return AuditLog(Path(audit or audit_path()), key)
+    log = AuditLog(Path(audit or audit_path()), key)
+    if os.environ.get("MODELVAULT_TELEMETRY"):
+        from modelvault.audit.telemetry import make_observer
+
+        log.observe = make_observer()
+    return log
 
 
 def environment_passphrase() -> bytes:

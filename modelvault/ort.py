@@ -6,12 +6,15 @@ onnxruntime's own.
 """
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelvault.errors import ForbiddenOption
 from modelvault.loader import open_into
 from modelvault.session import GuardedSession
+
+_onnxruntime = sys.modules["onnxruntime"]  # imported by the session, with its telemetry off
 
 _HARMLESS = frozenset({"enable_fallback"})
 _CLOSED = frozenset({"read_config_from_model", "disabled_optimizers"})
@@ -44,6 +47,4 @@ class InferenceSession(GuardedSession):
 
 
 def __getattr__(name: str) -> Any:
-    import onnxruntime
-
-    return getattr(onnxruntime, name)
+    return getattr(_onnxruntime, name)

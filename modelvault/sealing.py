@@ -3,9 +3,9 @@
 import hashlib
 import os
 import secrets
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -287,13 +287,15 @@ def _read_asset(asset: _Asset, digests: list[bytes]) -> Iterator[memoryview]:
 
 
 class _BlockWriter:
-    """Writes ciphertext, and hashes each 4 MiB block of it on another thread while the next is encrypted."""
+    """Cuts ciphertext into 4 MiB blocks; other threads write and hash them while the next is encrypted."""
 
-    def __init__(self, file: BinaryIO, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, file: BinaryIO, hashing: Executor, writing: Executor) -> None:
         self._file = file
-        self._pool = pool
+        self._hashing = hashing
+        self._writing = writing  # one thread: blocks reach the file in their order
         self._block = bytearray()
         self._leaves: list[Future[bytes]] = []
+        self._written: deque[Future[int]] = deque()
 
     def write(self, data: bytes) -> None:
         self._block += data
@@ -308,13 +310,16 @@ class _BlockWriter:
             self._block.clear()
 
     def _emit(self, block: bytes) -> None:
-        self._file.write(block)
-        self._leaves.append(self._pool.submit(merkle.leaf_hash, block))
-        behind = len(self._leaves) - 2 * workers()
-        if behind > 0:
-            self._leaves[behind - 1].result()  # bounds the blocks in memory
+        self._leaves.append(self._hashing.submit(merkle.leaf_hash, block))
+        self._written.append(self._writing.submit(self._file.write, block))
+        if len(self._written) > 2 * workers():  # bounds the blocks in memory, and meets a full disk early
+            self._written.popleft().result()
+            self._leaves[-2 * workers()].result()
 
     def root(self) -> bytes:
+        """The Merkle root, once every block is written."""
+        for write in self._written:
+            write.result()
         return merkle.root([leaf.result() for leaf in self._leaves])
 
 
@@ -322,8 +327,8 @@ def _write_payload(
     file: BinaryIO, plan: _Plan, key: FileKey, nonce: bytes, progress: Callable[[int], None] | None
 ) -> bytes:
     """Encrypt every extent in order; returns the payload's Merkle root."""
-    with ThreadPoolExecutor(workers(), thread_name_prefix="modelvault-hash") as pool:
-        writer = _BlockWriter(file, pool)
+    with ThreadPoolExecutor(workers()) as hashing, ThreadPoolExecutor(1) as writing:
+        writer = _BlockWriter(file, hashing, writing)
         for number, (extent, content) in enumerate(zip(plan.extents, plan.contents(), strict=True)):
             encryptor, count = key.encryptor(nonce, number), 0
             for piece in content:

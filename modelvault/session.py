@@ -28,6 +28,7 @@ from modelvault.guards import InputGuard, OutputLimits, QueryGuard, QueryLimits,
 from modelvault.manifest import ModelStatement
 
 NOWHERE = "/dev/null/modelvault"  # no path can stand below it
+LEAN_FROM = 256 * 2**20
 QUANTISED = frozenset({"INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2"})
 MEMORY_MODES = ("auto", "lean", "fast")
 INPUT_GUARDS = ("reject", "warn", "off")
@@ -66,14 +67,14 @@ class SessionSettings:
 def choose_memory(mode: str, model: Decrypted) -> str:
     """``lean`` holds the weights once, without prepacking; ``fast`` holds them beside onnxruntime's prepacked copies.
 
-    ``auto`` is lean where most of the weights are floats: quantised kernels need prepacking, float kernels hardly
-    notice (docs/PERFORMANCE.md).
+    ``auto`` is lean where the weights are many and mostly floats: quantised kernels need prepacking, float kernels lose
+    a few per cent without it, and a second copy of a small model costs little (docs/PERFORMANCE.md).
     """
     if mode != "auto":
         return mode
     weights = model.index.weights
     floats = sum(size for dtype, size in weights.items() if dtype not in QUANTISED)
-    return "lean" if 2 * floats > sum(weights.values()) else "fast"
+    return "lean" if floats >= LEAN_FROM and 2 * floats > sum(weights.values()) else "fast"
 
 
 def available_providers() -> list[str]:
@@ -101,7 +102,7 @@ class GuardedSession(onnxruntime.InferenceSession):
         self._closed = True  # until it is whole
         self._process = os.getpid()
         self._runs = self._active = self._rejected = 0
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(threading.Lock())
         self._began = time.monotonic()
         self._on_close = on_close
         self._model = model
@@ -196,29 +197,29 @@ class GuardedSession(onnxruntime.InferenceSession):
 
     def _guard(self, feed: Mapping[str, Any]) -> None:
         """Query guard, then input guard; both count into the audit record of the session."""
-        if not isinstance(feed, Mapping):
+        if not isinstance(feed, dict | Mapping):
             # onnxruntime's bindings answer a wrong type by printing the arguments that they were given
             raise TypeError(f"inputs: expected a mapping of names to values, got {type(feed).__name__}")
         if self._queries is not None:
             with self._changed:
                 self._queries.admit(_caller.get(), feed)
         rejection = self._judge(feed)
-        if rejection is not None:
-            with self._changed:
-                self._rejected += 1
         if self._queries is not None:
             with self._changed:
                 self._queries.note_rejection(_caller.get(), rejection is not None)
-        if rejection is not None and self._settings.input_guard == "reject":
+        if rejection is None:
+            return
+        with self._changed:
+            self._rejected += 1
+        if self._settings.input_guard == "reject":
             raise rejection
 
     def _judge(self, feed: Mapping[str, Any]) -> InputRejected | None:
-        if self._settings.input_guard == "off":
-            return None
-        try:
-            self._inputs.check(feed)
-        except InputRejected as rejection:
-            return rejection
+        if self._settings.input_guard != "off":
+            try:
+                self._inputs.check(feed)
+            except InputRejected as rejection:
+                return rejection
         return None
 
     def _answer(self, outputs: Any) -> Any:
@@ -226,9 +227,12 @@ class GuardedSession(onnxruntime.InferenceSession):
 
     def run(self, output_names: Any, input_feed: Any, run_options: Any = None) -> Any:
         """As onnxruntime's; raises SessionClosed, InputRejected, QueryRefused."""
-        with self._in_use():
+        self._enter()  # not as a context manager: some models answer in microseconds
+        try:
             self._guard(input_feed)
             return self._answer(super().run(output_names, input_feed, run_options))
+        finally:
+            self._leave()
 
     def run_with_ort_values(self, output_names: Any, input_dict_ort_values: Any, run_options: Any = None) -> Any:
         """As onnxruntime's; raises SessionClosed, InputRejected, QueryRefused."""

@@ -141,7 +141,7 @@ def test_what_was_calibrated_passes(samples: list[Any]) -> None:
     again = InputEnvelope.from_list(envelope.to_list(), "guard")
     assert again == envelope
     for sample in samples:
-        check_array(again.inputs[0], sample.astype(kind))
+        check_array(sample.astype(kind), kind, again.inputs[0])
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from feeds import same
 
 import modelvault
 from modelvault import decryption, granting, loader, samples
+from modelvault.auditterms import AuditTerms
 from modelvault.errors import (
     AuditUnavailable,
     FileError,
@@ -124,7 +125,7 @@ def test_terms_are_enforced_before_decryption(
 def test_the_pinned_audit_key(parties: Parties, sealed: Path) -> None:
     other = HostKey.generate().public.fingerprint
     with pytest.raises(PolicyDenied, match="audit log is signed by"):
-        parties.load(sealed, trust=TrustPolicy(publishers=parties.trust.publishers, audit_key=other))
+        parties.load(sealed, trust=TrustPolicy(publishers=parties.trust.publishers, audit=AuditTerms(key=other)))
 
 
 def test_a_closed_session(parties: Parties, sealed: Path, sample_input: dict[str, Any]) -> None:

@@ -1,106 +1,278 @@
 """Append to the audit log: under a lock, synced, and closed by a signed head before anybody relies on it."""
 
 import contextlib
-import errno
-import fcntl
+import copy
+import logging
 import os
 import secrets
+import shutil
 import threading
-import time
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from modelvault import _files, merkle
-from modelvault._codec import b64encode, format_time
-from modelvault.audit.lines import RESERVED, Head, Record
+from modelvault._codec import b64encode, format_time, json_encode, parse_time
+from modelvault.audit.keyfile import LogKey
+from modelvault.audit.lines import MAX_LINE, RESERVED, ROTATED, Head, Record, digest
+from modelvault.audit.openings import conceal
+from modelvault.audit.segments import open_locked, segment_path
+from modelvault.audit.standing import Standing
 from modelvault.audit.tip import Tip, find_tip, write_state
+from modelvault.auditterms import AuditTerms
 from modelvault.checkpoint import Checkpoint, sign
-from modelvault.errors import AuditTampered, AuditUnavailable, FormatError
+from modelvault.errors import AuditTampered, AuditUnavailable, FileError, FormatError, ModelVaultError
+from modelvault.keys import HostPublic
 from modelvault.keys.remote import HostSigner
 
-LOCK_SECONDS = 30.0
-EPOCH = 0
 ORIGIN_PREFIX = "modelvault/audit/"
+OWN_FIELDS = 1024  # room in a line for what every record holds
+
+Event = tuple[str, dict[str, Any]]
+Decide = Callable[[Standing], list[Event]]
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A record that a thread wants written, and what became of it."""
+
+    event: Event
+    record: Record | None = None
+    error: ModelVaultError | None = None
 
 
 class AuditLog:
-    """One log file, shared by any number of threads and processes of a host.
+    """One log, shared by any number of threads and processes of a host.
 
-    Nothing about the file is remembered between appends: each takes the lock, finds the tip, writes, syncs.
+    Nothing about the file is remembered between appends: each takes the lock, finds the tip, writes, syncs. Records
+    that threads append while another one is syncing go out together, in one batch.
+
+    ``rotate_records`` and ``rotate_after`` end an epoch by count and by age; a key without a file cannot be rotated.
+    The fields named by ``concealed`` are written as commitments, so that they can be redacted later.
+    ``observe`` is told every record that this object wrote.
     """
 
-    def __init__(self, path: str | os.PathLike[str], key: HostSigner) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        key: HostSigner | LogKey,
+        *,
+        rotate_records: int | None = None,
+        rotate_after: timedelta | None = None,
+        concealed: Sequence[str] = (),
+    ) -> None:
         self.path = Path(path)
-        self._key = key
+        self.rotate_records = rotate_records
+        self.rotate_after = rotate_after
+        self.concealed = tuple(concealed)
+        self.observe: Callable[[Record], None] | None = None
+        self._key = key if isinstance(key, LogKey) else LogKey(key)
         self._broken: str | None = None
-        self._thread = threading.Lock()
+        self._waiting: list[_Waiting] = []
+        self._queue = threading.Lock()
+        self._writer = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<AuditLog {self.path}>"
 
     @property
     def key_fingerprint(self) -> str:
-        """The host key that signs this log."""
-        return self._key.public.fingerprint
+        """The host key that an auditor pins: the first epoch's."""
+        return self._key.first.fingerprint
+
+    def obey(self, terms: AuditTerms) -> None:
+        """Take over when to rotate and what to conceal, where the trust policy says so."""
+        self.rotate_records = terms.rotate_records or self.rotate_records
+        self.rotate_after = terms.rotate_after or self.rotate_after
+        self.concealed = terms.conceal or self.concealed
 
     def append(self, event: str, **fields: Any) -> Record:
         """Write one record and its head; when this returns, both are on disk.
 
-        Raises AuditUnavailable where that can't be done, AuditTampered where the log is not what this host wrote.
+        Raises AuditUnavailable where that can't be done, AuditTampered where the log is not what this host wrote,
+        FormatError for a record that is too long.
         """
+        mine = _Waiting(self._prepared((event, fields)))
+        with self._queue:
+            self._waiting.append(mine)
+        with self._writer:
+            if mine.record is None and mine.error is None:
+                self._write_waiting()
+        if mine.error is not None:
+            raise copy.copy(mine.error)
+        assert mine.record is not None
+        if self.observe:
+            self._tell(mine.record)
+        return mine.record
+
+    def _tell(self, record: Record) -> None:
+        """Whoever watches may fail: the record stands."""
+        try:
+            if self.observe:
+                self.observe(record)
+        except Exception:
+            logging.getLogger("modelvault.audit").exception("observer failed")
+
+    def _prepared(self, event: Event) -> Event:
+        """The event, if a record can hold it, with what is to be concealed as commitments."""
+        name, fields = event
         if clash := RESERVED & fields.keys():
             raise ValueError(f"audit field {sorted(clash)[0]!r} is reserved")
-        with self._thread, self._locked() as descriptor:
-            tip = self._tip(descriptor)
-            return self._write(descriptor, tip, [(event, fields)])[-1]
+        if (length := len(json_encode(fields))) > MAX_LINE - OWN_FIELDS:
+            raise FormatError(f"audit record: {length} bytes, above the limit of {MAX_LINE - OWN_FIELDS}")
+        return name, conceal(self.path, fields, self.concealed) if self.concealed else fields
+
+    def append_decided(self, decide: Decide) -> list[Record]:
+        """Write the records that ``decide`` asks for, if any, in one batch; whatever it raises, nothing is written.
+
+        ``decide`` is called under the lock with the log's standing: nobody can append between its look at the log and
+        the records that follow from it. Raises as :meth:`append`.
+        """
+        with self._writer:
+            records = self._commit_all(lambda at: [self._prepared(event) for event in decide(at)])
+        if self.observe:
+            for record in records:
+                self._tell(record)
+        return records
+
+    def rotate(self, reason: str = "asked") -> Record:
+        """End the epoch: name the next key, sign a last time with the present one and erase it, begin a new segment.
+
+        Raises AuditUnavailable, AuditTampered.
+        """
+        with self._writer:
+            return self._commit_all(lambda at: [], rotate=reason)[0]
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every writer, and every reader that begins, out of the log."""
+        with self._writer, self._locked():
+            yield
+
+    def _write_waiting(self) -> None:
+        with self._queue:
+            batch, self._waiting = self._waiting, []
+        try:
+            records = self._commit_all(lambda at: [w.event for w in batch])
+        except BaseException as error:
+            failure = error if isinstance(error, ModelVaultError) else AuditUnavailable(f"{self.path}: interrupted")
+            for waiting in batch:
+                waiting.error = failure
+            if failure is not error:
+                raise
+            return
+        for waiting, record in zip(batch, records, strict=True):
+            waiting.record = record
+
+    def _commit_all(self, decide: Decide, *, rotate: str | None = None) -> list[Record]:
+        """One batch for the events decided on; or the end of the epoch, when ``rotate`` says why."""
+        while True:
+            with self._locked() as descriptor:
+                tip = self._tip(descriptor)
+                reason = rotate or self._due(tip.at)
+                if tip.at.ended:
+                    self._close_segment(tip.at)
+                elif reason:
+                    records = self._end_epoch(descriptor, tip.at, reason)
+                    self._close_segment(tip.at)
+                    if rotate:
+                        return records
+                else:
+                    events = decide(tip.at)
+                    return self._write(descriptor, tip.at, events) if events else []
+
+    def _due(self, at: Standing) -> str | None:
+        """Why the epoch must end now, if it must. A clock that stepped back only delays it."""
+        if self.rotate_records is not None and at.tree.size - at.began >= self.rotate_records:
+            return "count"
+        if self.rotate_after is not None and at.since:
+            age = datetime.now(UTC) - parse_time(at.since, "since")
+            return "age" if age >= self.rotate_after else None
+        return None
+
+    def _end_epoch(self, descriptor: int, at: Standing, reason: str) -> list[Record]:
+        following = self._key.prepare()
+        fields = {"next": following.public.fingerprint, "public": b64encode(following.public.public_bytes)}
+        records = self._write(descriptor, at, [(ROTATED, {**fields, "reason": reason})], following.public)
+        self._key.adopt(following)
+        return records
+
+    def _close_segment(self, at: Standing) -> None:
+        """Give the ended segment its number; the next append begins a new file."""
+        self._key.of(at.key, self.path)
+        closed = segment_path(self.path, at.epoch - 1)
+        if closed.exists():
+            raise AuditTampered(f"{closed}: stands where the ended segment belongs", verdict="forked")
+        with self._failures():
+            self.path.rename(closed)
+            at.next_segment()
+            write_state(self.path, at)
+            self.path.touch(mode=0o600)
+            _files.sync_folder(self.path.parent)
 
     def _tip(self, descriptor: int) -> Tip:
         """The committed end of the log; opens a new log, and puts a torn tail aside."""
         try:
-            tip = find_tip(self.path, descriptor, self._key.public)
+            tip = find_tip(self.path, descriptor, self._key.first)
         except FormatError as error:
             raise AuditTampered(str(error)) from None
-        if tip.origin == "":
-            if tip.torn:
-                self._quarantine(descriptor, tip)
-            tip.origin = ORIGIN_PREFIX + secrets.token_hex(8)
-            opened = {"origin": tip.origin, "key": self._key.public.fingerprint}
-            opened["public"] = b64encode(self._key.public.public_bytes)
-            self._write(descriptor, tip, [("opened", opened)])
-        elif tip.torn:
-            count = tip.torn
+        except FileError as error:
+            raise AuditUnavailable(str(error)) from None
+        self._key.of(tip.at.key, self.path)
+        count, name = tip.torn, ""
+        if tip.torn:
             name = self._quarantine(descriptor, tip)
-            self._write(descriptor, tip, [("recovered", {"quarantined": name, "bytes": count})])
+        if tip.at.origin == "":
+            tip.at.origin = ORIGIN_PREFIX + secrets.token_hex(8)
+            opened = {"origin": tip.at.origin, "key": tip.at.key.fingerprint}
+            opened["public"] = b64encode(tip.at.key.public_bytes)
+            self._write(descriptor, tip.at, [("opened", opened)])
+        elif count and not tip.at.ended:
+            self._write(descriptor, tip.at, [("recovered", {"quarantined": name, "bytes": count})])
         return tip
 
     def _quarantine(self, descriptor: int, tip: Tip) -> str:
         """Keep what follows the last head in a side file, and cut the log there."""
-        name = f"{self.path.name}.torn-{tip.tree.size}-{secrets.token_hex(4)}"
+        name = f"{self.path.name}.torn-{tip.at.tree.size}-{secrets.token_hex(4)}"
         with self._failures():
-            _files.write_bytes(self.path.with_name(name), os.pread(descriptor, tip.torn, tip.offset), mode=0o600)
-            os.ftruncate(descriptor, tip.offset)
+            with (
+                _files.atomic_write(self.path.with_name(name), mode=0o600) as side,
+                open(os.dup(descriptor), "rb") as torn,
+            ):
+                torn.seek(tip.at.offset)
+                shutil.copyfileobj(torn, side)
+            os.ftruncate(descriptor, tip.at.offset)
         tip.torn = 0
         return name
 
-    def _write(self, descriptor: int, tip: Tip, events: list[tuple[str, dict[str, Any]]]) -> list[Record]:
-        """One batch: records, head, one sync. ``tip`` moves on only when all of it is on disk."""
-        tree = merkle.Tree(tip.tree.size, tip.tree.edge)
-        records = []
-        data = b""
-        for event, fields in events:
-            record = _record(tree.size, tip.batch, event, fields)
+    def _write(
+        self, descriptor: int, at: Standing, events: list[Event], following: HostPublic | None = None
+    ) -> list[Record]:
+        """One batch: records, head, one sync. ``at`` moves on only when all of it is on disk.
+
+        ``following`` is the key that the batch hands over to.
+        """
+        tree = merkle.Tree(at.tree.size, at.tree.edge)
+        records, data = [], bytearray()
+        for number, (event, fields) in enumerate(events):
+            record = _record(at, tree.size, event, fields, first=number == 0)
             line = record.to_line()
             tree.append(merkle.leaf_hash(line))
             data += line + b"\n"
             records.append(record)
-        checkpoint = Checkpoint(origin=tip.origin, size=tree.size, root=tree.root())
-        head = Head(checkpoint=checkpoint, note=sign(checkpoint, self._key)).to_line() + b"\n"
-        self._commit(descriptor, data + head, tip.offset)
-        tip.tree, tip.batch = tree, tip.batch + 1
-        tip.head, tip.offset = tip.offset + len(data), tip.offset + len(data) + len(head)
-        write_state(self.path, tip)
+        checkpoint = Checkpoint(origin=at.origin, size=tree.size, root=tree.root())
+        head = Head(checkpoint=checkpoint, note=sign(checkpoint, self._key.of(at.key, self.path))).to_line()
+        start = at.offset + len(data)
+        self._commit(descriptor, bytes(data) + head + b"\n", at.offset)
+        if at.tree.size == at.began:
+            at.since = records[0].time
+        at.tree, at.batch, at.prev = tree, at.batch + 1, digest(head)
+        at.head, at.offset = start, start + len(head) + 1
+        if following:
+            at.hand_over(following)
+        write_state(self.path, at)
         return records
 
     def _commit(self, descriptor: int, data: bytes, offset: int) -> None:
@@ -125,65 +297,39 @@ class AuditLog:
             yield
         except OSError as error:
             raise AuditUnavailable(f"{self.path}: {_files.reason(error)}") from None
+        except FileError as error:
+            raise AuditUnavailable(str(error)) from None
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
-        """A descriptor of the log, locked against every other writer. flock: closing another one keeps it."""
+        """A descriptor of the open segment, locked against every other writer."""
         if self._broken:
             raise AuditUnavailable(self._broken)
         with self._failures():
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor = _open_locked(self.path)
+            descriptor = open_locked(self.path)
         try:
             yield descriptor
         finally:
             os.close(descriptor)
 
 
-def _open_locked(path: Path) -> int:
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        created = not path.exists()
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            if created:
-                _files.sync_folder(path.parent)
-            _flock(descriptor, deadline)
-            if _same_file(descriptor, path):
-                return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)  # the file was replaced while we waited
-
-
-def _same_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _flock(descriptor: int, deadline: float) -> None:
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise OSError(errno.EDEADLK, "lock held by another process") from None
-            time.sleep(0.001)
-        else:
-            return
-
-
-def _record(seq: int, batch: int, event: str, fields: dict[str, Any]) -> Record:
-    moment = format_time(datetime.now(UTC))
+def _record(at: Standing, seq: int, event: str, fields: dict[str, Any], *, first: bool) -> Record:
     return Record(
-        seq=seq, batch=batch, epoch=EPOCH, time=moment, boot=_boot_id(), pid=os.getpid(), event=event, fields=fields
+        seq=seq,
+        batch=at.batch,
+        epoch=at.epoch,
+        time=format_time(datetime.now(UTC)),
+        boot=boot_id(),
+        pid=os.getpid(),
+        event=event,
+        prev=at.prev if first and at.prev else None,
+        fields=fields,
     )
 
 
-def _boot_id() -> str:
+def boot_id() -> str:
+    """The kernel's name for this run of the machine; empty where there is none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:

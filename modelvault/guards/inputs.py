@@ -26,23 +26,23 @@ class InputGuard:
 
     def __init__(self, declared: Iterable[Any], envelope: InputEnvelope | None) -> None:
         known = {item.name: item for item in envelope.inputs} if envelope else {}
-        self._checks = {}
+        self._checks: dict[str, tuple[Any, TensorEnvelope]] = {}
         for entry in declared:
             if entry.type in _DTYPES:
                 own = _declared(entry)
-                self._checks[entry.name] = _narrow(own, known[entry.name]) if entry.name in known else own
+                chosen = _narrow(own, known[entry.name]) if entry.name in known else own
+                self._checks[entry.name] = (np.dtype(chosen.dtype), chosen)
 
     def check(self, feed: Mapping[str, Any]) -> None:
         """InputRejected names the input and what is wrong; values that are not arrays are left to onnxruntime."""
         for name, value in feed.items():
-            expected = self._checks.get(name)
-            if expected is not None and isinstance(value, np.ndarray):
-                check_array(expected, value)
+            if name in self._checks and isinstance(value, np.ndarray):
+                check_array(value, *self._checks[name])
 
 
-def check_array(expected: TensorEnvelope, array: Any) -> None:
+def check_array(array: Any, dtype: Any, expected: TensorEnvelope) -> None:
     """InputRejected unless the array lies in the envelope. Cost: two passes over its values where these are bounded."""
-    if array.dtype.name != expected.dtype:
+    if array.dtype != dtype:  # comparing dtypes is cheap, looking up their names is not
         raise InputRejected(f"input {expected.name!r}: expected {expected.dtype}, got {array.dtype.name}")
     if array.ndim != len(expected.shape):
         raise InputRejected(f"input {expected.name!r}: expected rank {len(expected.shape)}, got {array.ndim}")

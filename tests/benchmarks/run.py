@@ -1,0 +1,257 @@
+"""Measure modelvault beside its alternatives, and write docs/PERFORMANCE.md: python tests/benchmarks/run.py [--quick]
+
+Everything that is compared runs in turn on the same machine, in the same run; what is reported are medians, and ratios
+of medians. Peers are measured where they are installed: pip install model-signing pyopenssl pyrage.
+"""
+
+import argparse
+import importlib.util
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import loading
+import numpy as np
+import onnxruntime
+import synthetic
+from loading import WAYS
+from prepare import prepare
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from feeds import feed_for
+
+from modelvault.envelopes import InputEnvelope
+from modelvault.guards import InputGuard, calibrate
+from modelvault.keys import PublisherKey, RecipientKey
+from modelvault.sealing import seal
+from modelvault.trust import TrustPolicy
+from modelvault.verification import verify
+
+ROOT = Path(__file__).parent.parent.parent
+MODELS = Path(os.environ.get("MODELVAULT_TEST_MODELS", ROOT / ".cache" / "models"))
+SMALL = ("basic-pitch", "magika", "silero-vad", "ppocr-cls", "ppocr-rec", "minilm-l3", "minilm-int8")
+BASE = "plain path, weights inside"
+Table = tuple[Sequence[str], list[Sequence[object]]]
+
+
+def alternate(ways: Mapping[str, Callable[..., float]], rounds: int) -> dict[str, float]:
+    """The median of each way, measured in turn."""
+    seen: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, measure in ways.items():
+            seen[name].append(measure())
+    return {name: statistics.median(values) for name, values in seen.items()}
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def small_loads(folder: Path, rounds: int) -> Table:
+    rows: list[Sequence[object]] = []
+    for name in SMALL:
+        place = prepare(MODELS / f"{name}.onnx", folder / name)
+        ways = {
+            way: (lambda way=way, place=place: loading.measure(way, place)["seconds"] * 1e3)
+            for way in ("sealed, lean", "sealed, fast", BASE)
+        }
+        took = alternate(ways, rounds)
+        bar = 1.15 * took[BASE] + 5
+        rows.append((name, *(f"{took[w]:.1f}" for w in ways), f"{bar:.1f}"))
+    return ("model", "sealed, lean (ms)", "sealed, fast (ms)", "plain path (ms)", "1.15 x plain + 5 ms"), rows
+
+
+def large_loads(folder: Path, weights: int, rounds: int) -> Table:
+    source = synthetic.write(folder / "source", weights)
+    place = prepare(source, folder / "prepared")
+    shutil.rmtree(folder / "source")
+    inline = (place / "inline.onnx").exists()
+    names = [w for w in WAYS if inline or w in ("sealed, lean", "sealed, fast", "plain path, external data")]
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name in names:
+            results[name].append(loading.measure(name, place))
+    size = weights * synthetic.SIDE**2 * 4
+    base = statistics.median(r["seconds"] for r in results["plain path, external data"])
+    rows: list[Sequence[object]] = []
+    for name in names:
+        took = statistics.median(r["seconds"] for r in results[name])
+        peak = statistics.median(r["peak"] for r in results[name])
+        rows.append((name, f"{took:.2f}", f"{took / base:.2f}", f"{peak / size:.2f}"))
+    shutil.rmtree(folder)
+    return ("way", "seconds", "of plain external", "peak memory / weights"), rows
+
+
+def latencies(folder: Path, rounds: int) -> Table:
+    """One inference, sealed beside plain, alternating call by call in one process."""
+    rows: list[Sequence[object]] = []
+    for name in SMALL:
+        place = folder / name
+        plain = onnxruntime.InferenceSession(MODELS / f"{name}.onnx", providers=["CPUExecutionProvider"])
+        sessions = {way: WAYS[f"sealed, {way}"](place)() for way in ("lean", "fast")}
+        auto = _auto(place)
+        feed = feed_for(plain, name)
+        ways = {
+            "plain": lambda s=plain, f=feed: seconds(lambda: s.run(None, f)) * 1e3,
+            **{w: (lambda s=s, f=feed: seconds(lambda: s.run(None, f)) * 1e3) for w, s in sessions.items()},
+        }
+        alternate(ways, 5)
+        took = alternate(ways, rounds)
+        ratio = took[auto] / took["plain"]
+        rows.append((name, f"{took['plain']:.2f}", f"{took['lean']:.2f}", f"{took['fast']:.2f}", auto, f"{ratio:.3f}"))
+        for session in sessions.values():
+            session.close()
+    return ("model", "plain (ms)", "lean (ms)", "fast (ms)", "auto is", "auto / plain"), rows
+
+
+def _auto(place: Path) -> str:
+    with WAYS["sealed, lean"](place)() as session:
+        from modelvault.session import choose_memory
+
+        return choose_memory("auto", session._model)
+
+
+def throughput(folder: Path, weights: int, rounds: int) -> Table:
+    """Seconds to protect and to check ``weights`` x 64 MiB of external data, beside programs that do a part of it."""
+    source = synthetic.write(folder / "model", weights)
+    place = prepare(source, folder / "prepared")
+    data, gib = source.parent / "weights.bin", weights * synthetic.SIDE**2 * 4 / 2**30
+    keys = {"recipients": [RecipientKey.generate().public], "signers": [PublisherKey.generate()]}
+    own = RecipientKey.generate().public
+    trust = TrustPolicy.read(place / "trust.toml")
+    copy = ("cp", "--reflink=never", data, folder / "copy")
+    ways: dict[str, Callable[[], float]] = {
+        "modelvault seal": lambda: seconds(lambda: seal(source, folder / "x.mvlt", own=own, **keys)),  # type: ignore[arg-type]
+        "cp and sync": lambda: seconds(lambda: _run(copy, ("sync", folder / "copy"))),
+        "modelvault verify": lambda: seconds(lambda: verify(place / "model.mvlt", trust)),
+        "sha256sum": lambda: seconds(lambda: _run(("sha256sum", data))),
+    }
+    if shutil.which("openssl"):
+        encrypt = ("openssl", "enc", "-aes-256-ctr", "-pass", "pass:x", "-pbkdf2", "-in", data, "-out", folder / "enc")
+        ways["openssl enc (no integrity)"] = lambda: seconds(lambda: _run(encrypt, ("sync", folder / "enc")))
+    ways |= _peers(folder, data)
+    took = alternate(ways, rounds)
+    base = {"seal": took["cp and sync"], "check": took["sha256sum"]}
+    rows: list[Sequence[object]] = []
+    for name, value in took.items():
+        kind = "check" if any(word in name for word in ("verify", "sha256", "check")) else "seal"
+        rows.append((name, f"{value:.2f}", f"{gib / value:.2f}", f"{value / base[kind]:.2f} x {_named(kind)}"))
+    shutil.rmtree(folder)
+    return ("what", "seconds", "GiB/s", "against"), rows
+
+
+def _named(kind: str) -> str:
+    return "sha256sum" if kind == "check" else "cp and sync"
+
+
+def _peers(folder: Path, data: Path) -> dict[str, Callable[[], float]]:
+    peers: dict[str, Callable[[], float]] = {}
+    if importlib.util.find_spec("pyrage"):
+        code = (
+            "import pyrage,sys; i=pyrage.x25519.Identity.generate();"
+            "pyrage.encrypt_file(sys.argv[1],sys.argv[2],[i.to_public()])"
+        )
+        peers["age (pyrage) encrypt"] = lambda: seconds(
+            lambda: _run((sys.executable, "-c", code, data, folder / "age"), ("sync", folder / "age"))
+        )
+    if importlib.util.find_spec("model_signing"):
+        key = folder / "signing.pem"
+        public = folder / "signing.pub"
+        _run(("openssl", "ecparam", "-genkey", "-name", "prime256v1", "-noout", "-out", key))
+        _run(("openssl", "ec", "-in", key, "-pubout", "-out", public))
+        signing = (sys.executable, "-m", "model_signing")
+        signature = folder / "model.sig"
+        _run((*signing, "sign", "key", data.parent, "--private_key", key, "--signature", signature))
+        check = (*signing, "verify", "key", data.parent, "--public_key", public, "--signature", signature)
+        peers["OpenSSF model_signing verify"] = lambda: seconds(lambda: _run(check))
+    return peers
+
+
+def _run(*commands: Sequence[object]) -> None:
+    for command in commands:
+        words = [str(c) for c in command]
+        subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def guard_cost(rounds: int) -> Table:
+    """The input guard's part of a call: dtype, shape, finite and range over every value."""
+
+    class Entry:
+        name, type, shape = "x", "tensor(float)", ("n", 3, "h", "w")
+
+    rows: list[Sequence[object]] = []
+    for shape in ((1, 3, 48, 192), (1, 3, 736, 736), (16, 3, 736, 736)):
+        array = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+        envelope: InputEnvelope = calibrate([{"x": array}])
+        guards = {"declared": InputGuard([Entry], None), "calibrated": InputGuard([Entry], envelope)}
+        took = alternate(
+            {n: (lambda g=g, a=array: seconds(lambda: g.check({"x": a})) * 1e6) for n, g in guards.items()},
+            rounds,
+        )
+        rows.append(("x".join(map(str, shape)), f"{took['declared']:.1f}", f"{took['calibrated']:.1f}"))
+    return ("input", "signature only (us)", "calibrated (us)"), rows
+
+
+def machine() -> str:
+    cpu = next((x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")), "? : unknown")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    versions = f"Python {platform.python_version()}, onnxruntime {onnxruntime.__version__}"
+    cores = f"{len(os.sched_getaffinity(0))} cores ({cpu.split(':')[1].strip()})"
+    return f"{cores}, {memory:.0f} GiB, {platform.system()}, {versions}"
+
+
+def markdown(table: Table) -> Iterator[str]:
+    header, rows = table
+    yield "| " + " | ".join(header) + " |"
+    yield "|" + "---|" * len(header)
+    for row in rows:
+        yield "| " + " | ".join(map(str, row)) + " |"
+
+
+INTRODUCTION = """# Performance
+
+Written by `python tests/benchmarks/run.py`; nothing here is typed by hand. What is compared ran in turn on one machine
+in one run; figures are medians. A load is the time from the call to a usable session in a fresh process whose imports
+are done, files in the page cache. Peak memory is what the process held at most, anonymous and mapped, over what it held
+before. `lean` keeps the weights once, without prepacking; `fast` prepacks; both read the decrypted buffer in place.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, no 4 GiB model, and no file written")
+    quick = parser.parse_args().quick
+    rounds = 3 if quick else 9
+    with tempfile.TemporaryDirectory(prefix="modelvault-bench-") as name:
+        folder = Path(name)
+        sections = [
+            ("Loading small models", small_loads(folder / "small", rounds)),
+            ("Loading 1 GiB of MatMul weights", large_loads(folder / "one", 16, 3 if quick else 5)),
+            ("One inference", latencies(folder / "small", 30 if quick else 200)),
+            ("Sealing and checking 1 GiB", throughput(folder / "rate", 16, 1 if quick else 3)),
+            ("The input guard's part of a call", guard_cost(50 if quick else 500)),
+        ]
+        if not quick:
+            sections.insert(2, ("Loading 4 GiB of MatMul weights", large_loads(folder / "four", 64, 3)))
+    lines = [INTRODUCTION, f"Machine: {machine()}.", ""]
+    for title, table in sections:
+        lines += [f"## {title}", "", *markdown(table), ""]
+    text = "\n".join(lines)
+    print(text)
+    if not quick:
+        (ROOT / "docs" / "PERFORMANCE.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
