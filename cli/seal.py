@@ -22,6 +22,7 @@ from modelvault.envelopes import InputEnvelope
 from modelvault.errors import FileError, FormatError, KeyUnavailable
 from modelvault.keys import store
 from modelvault.keys.remote import Wrapper
+from modelvault.oms import SignedModel
 from modelvault.policy import Terms, read_terms
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
     metavar="NPZ",
     help="Representative inputs by name: sessions reject calls outside their range. Repeatable.",
 )
+@click.option("--model-signature", type=FILE, help="OpenSSF signature of the folder MODEL: checked, then recorded.")
+@click.option("--model-key", "model_keys", multiple=True, metavar="KEY", help="Public key that made it. Repeatable.")
 @click.option("--public-io", is_flag=True, help="Show input and output names and shapes to everybody.")
 @click.option("--keep-docs", is_flag=True, help="Keep doc strings, exporters' notes and inner names.")
 @click.option("--dry-run", is_flag=True, help="Check everything, write nothing.")
@@ -74,6 +77,8 @@ def command(
     watermark_payload: str | None,
     watermark_inputs: Path | None,
     calibrate: tuple[Path, ...],
+    model_signature: Path | None,
+    model_keys: tuple[str, ...],
     public_io: bool,
     keep_docs: bool,
     dry_run: bool,
@@ -90,6 +95,8 @@ def command(
     target = output or model.parent / f"{model.name.removesuffix('.onnx')}.mvlt"
     if target.exists() and not force and not dry_run:
         raise FileError(f"{target}: exists already")
+    if (model_signature is None) != (not model_keys):
+        raise click.UsageError("--model-signature and --model-key go together")
     names = signers or (DEFAULT,)
     ask = ask_passphrase(passphrase_file)
     keys = [store.load_publisher(n, ask) for n in names]
@@ -110,6 +117,7 @@ def command(
             policy=read_terms(policy) if policy else Terms(),
             watermark=plan,
             guard=_envelope(calibrate),
+            signed=_signed(model, model_signature, model_keys),
             public_io=public_io,
             keep_docs=keep_docs,
             dry_run=dry_run,
@@ -157,6 +165,12 @@ def _envelope(files: tuple[Path, ...]) -> InputEnvelope | None:
         if not isinstance(sample, dict):
             raise FormatError(f"{path}: expected an .npz with the inputs' names")
     return calibrate(samples)
+
+
+def _signed(model: Path, signature: Path | None, keys: tuple[str, ...]) -> SignedModel | None:
+    if signature is None:
+        return None
+    return SignedModel.verified(model, signature, [store.load_publisher_public(key) for key in keys])
 
 
 def _recipients(names: tuple[str, ...], ask: Passphrase) -> list[Wrapper]:

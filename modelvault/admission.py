@@ -181,7 +181,8 @@ def _find_grant(
     """The given grant, else the first embedded one for this identity; signed by the model's own publisher."""
     mine = request.recipient
     if request.grant is not None:
-        data, name = remote.read_bytes(request.grant, limit=MAX_GRANT_ENVELOPE), remote.display(request.grant)
+        data = remote.read_bytes(request.grant, limit=MAX_GRANT_ENVELOPE)
+        name = remote.display(request.grant)
         found = [(UnverifiedGrant.from_bytes(data, name), name)]
     else:
         found = [(g, f"{sealed.path}: grants[{n}]") for n, g in enumerate(sealed.grants())]

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 def load(path: str | os.PathLike[str], **choices: Any) -> "GuardedSession":
     """Open a sealed model in a guarded session with onnxruntime's own interface.
 
-    ``identity`` is a recipient key, its name or its path; ``trust`` a policy or its path; ``audit`` a log or its path;
+    ``identity`` is a recipient key, a function that fetches one, or its name, path or URI (docs/KEYS.md);
+    ``trust`` is a policy or its path; ``audit`` a log or its path;
     ``grant`` the path of a grant kept beside the file; ``passphrase`` is called where a key file needs one. What is
     left out comes from the environment and ``$MODELVAULT_HOME``.
 
@@ -51,7 +52,7 @@ def open_into(
     session: "GuardedSession",
     path: str | os.PathLike[str],
     *,
-    identity: Identity | str | os.PathLike[str] | None = None,
+    identity: Identity | defaults.Provider | str | os.PathLike[str] | None = None,
     trust: TrustPolicy | str | os.PathLike[str] | None = None,
     audit: AuditLog | str | os.PathLike[str] | None = None,
     grant: str | os.PathLike[str] | None = None,

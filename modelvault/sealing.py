@@ -20,6 +20,7 @@ from modelvault.errors import FileError, ModelError
 from modelvault.filekey import FileKey, Recipient
 from modelvault.index import FileEntry, Index, TensorPlace
 from modelvault.manifest import BLOCK, NONCE, Extent, ModelStatement, check_name, check_version
+from modelvault.oms import SignedModel
 from modelvault.policy import Terms
 from modelvault.sealedfile import Progress, workers
 
@@ -79,6 +80,7 @@ def seal(
     assets: Iterable[str | os.PathLike[str]] = (),
     policy: Terms | None = None,
     guard: InputEnvelope | None = None,
+    signed: SignedModel | None = None,
     public_io: bool = False,
     watermark: "Plan | None" = None,
     keep_docs: bool = False,
@@ -89,18 +91,19 @@ def seal(
 
     ``own`` is the publisher's own recipient key: with it the publisher can issue more grants later. ``guard`` is the
     input envelope that sessions will check. ``watermark`` (watermark.embedding.make_plan) marks the weights on their
-    way: the unmarked ones are never written. ``progress`` is called with counts of plain bytes sealed.
+    way: the unmarked ones are never written. ``signed`` is a verified OpenSSF signature of the folder ``source``: what
+    is sealed must be just its files, and the statement records it. ``progress`` is called with counts of plain bytes
+    sealed. After any failure ``output`` is as it was. A dry run checks everything, signs a rehearsal, and writes
+    nothing.
 
-    After any failure ``output`` is as it was. A dry run checks everything, signs a rehearsal, and writes nothing.
-
-    Raises ModelError, FileError, FormatError, KeyUnavailable.
+    Raises ModelError, FileError, FormatError, KeyUnavailable; PayloadTampered for a file that is not as in ``signed``.
     """
     model_path, asset_list = _sources(Path(source), [Path(a) for a in assets])
     marker = watermark.marker() if watermark else None
     model = onnxfile.split(model_path, keep_docs=keep_docs, edit=marker.edit if marker else None)
     asset_list = [a for a in asset_list if a.path not in {s.path for s in model.sources}]
     key, nonce = FileKey.generate(), secrets.token_bytes(NONCE)
-    plan = _Plan(model, asset_list, guard)
+    plan = _Plan(model, asset_list, guard, signed)
     statement = ModelStatement(
         name=check_name(name or model_path.stem, "name"),
         version=check_version(version, "version"),
@@ -113,6 +116,7 @@ def seal(
         publishers=tuple(s.public.fingerprint for s in signers),
         io=plan.public_io() if public_io else None,
         watermark=watermark.commitment if watermark else None,
+        plain_signature=signed.record if signed else None,
     )
     everyone = list({r.fingerprint: r for r in [own, *recipients]}.values())
     # A rehearsal with a placeholder root: keys that do not work fail now, and the header's length is known.
@@ -199,8 +203,15 @@ def _asset(folder: Path, path: str) -> _Asset:
 class _Plan:
     """The payload's extents, known before a byte is encrypted: the index holds only values of fixed length."""
 
-    def __init__(self, model: onnxfile.SplitModel, assets: list[_Asset], guard: InputEnvelope | None = None) -> None:
+    def __init__(
+        self,
+        model: onnxfile.SplitModel,
+        assets: list[_Asset],
+        guard: InputEnvelope | None = None,
+        signed: SignedModel | None = None,
+    ) -> None:
         self.model = model
+        self.signed = signed
         self.assets = assets
         self.guard = guard
         # Whole chunks: the loader then decrypts every byte in place.
@@ -248,7 +259,10 @@ class _Plan:
         digests: list[bytes] = []
         for asset in self.assets:
             yield _read_asset(asset, digests)
-        yield [self.index(self.model.source_digests(), digests)]
+        sources = self.model.source_digests()
+        if self.signed is not None:  # against the very bytes that were encrypted
+            self.signed.check(sources | dict(zip((a.path for a in self.assets), digests, strict=True)))
+        yield [self.index(sources, digests)]
 
     def _padded(self) -> Iterator[memoryview]:
         yield from self.model.stream(PIECE)
