@@ -90,6 +90,8 @@ def open_into(
     log = defaults.audit_log(audit, passphrase)
     record: dict[str, Any] = {"load": secrets.token_hex(8), "file": Path(path).name}
     try:
+        policy = defaults.trust_policy(trust)
+        _check_log(log, policy)  # first: it says which fields even a refusal must conceal
         settings = SessionSettings(
             sess_options=sess_options,
             providers=options.providers(providers, provider_options, available_providers()),
@@ -99,13 +101,12 @@ def open_into(
             outputs=outputs,
         )
         request = _Request(
-            trust=defaults.trust_policy(trust),
+            trust=policy,
             identity=defaults.recipient(identity, passphrase),
             grant=Path(grant) if grant is not None else None,
             providers=tuple(settings.providers),
             hardening=check_level(hardening),
         )
-        _check_log(log, request.trust)
         with SealedFile(path) as sealed:
             model = _decrypt(sealed, request, log, record, progress)
             statement = sealed.statement

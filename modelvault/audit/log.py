@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ from modelvault._codec import b64encode, format_time, json_encode, parse_time
 from modelvault.audit.keyfile import LogKey
 from modelvault.audit.lines import MAX_LINE, RESERVED, ROTATED, Head, Record, digest
 from modelvault.audit.openings import conceal
-from modelvault.audit.segments import open_locked, segment_path
+from modelvault.audit.segments import locked_file, segment_path
 from modelvault.audit.standing import Standing
 from modelvault.audit.tip import Tip, find_tip, write_state
 from modelvault.auditterms import AuditTerms
@@ -39,6 +40,9 @@ class _Waiting:
     event: Event
     record: Record | None = None
     error: ModelVaultError | None = None
+
+
+_logs: "weakref.WeakSet[AuditLog]" = weakref.WeakSet()
 
 
 class AuditLog:
@@ -68,9 +72,15 @@ class AuditLog:
         self.observe: Callable[[Record], None] | None = None
         self._key = key if isinstance(key, LogKey) else LogKey(key)
         self._broken: str | None = None
+        self._begin()
+        _logs.add(self)
+
+    def _begin(self) -> None:
+        """Nobody waits or writes: at the start, and in a forked process, where the parent's threads do not exist."""
         self._waiting: list[_Waiting] = []
         self._queue = threading.Lock()
         self._writer = threading.Lock()
+        self._held: int | None = None
 
     def __repr__(self) -> str:
         return f"<AuditLog {self.path}>"
@@ -286,13 +296,12 @@ class AuditLog:
         """A descriptor of the open segment, locked against every other writer."""
         if self._broken:
             raise AuditUnavailable(self._broken)
-        with self._failures():
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor = open_locked(self.path)
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
+        with contextlib.ExitStack() as stack:
+            with self._failures():
+                self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._held = stack.enter_context(locked_file(self.path))
+            stack.callback(setattr, self, "_held", None)
+            yield self._held
 
 
 def _record(at: Standing, seq: int, event: str, fields: dict[str, Any], *, first: bool) -> Record:
@@ -314,3 +323,13 @@ def _boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
         return ""
+
+
+def _begin_all() -> None:
+    for log in list(_logs):
+        if log._held is not None:
+            os.close(log._held)  # else the parent's lock would outlive the parent
+        log._begin()
+
+
+os.register_at_fork(after_in_child=_begin_all)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,42 @@ def test_closing_another_descriptor_keeps_the_lock(writer: AuditLog, monkeypatch
     monkeypatch.setattr("modelvault.audit.log.find_tip", asked)
     fill(writer, 1)
     assert seen == [1]
+
+
+def test_a_fork_while_threads_write(writer: AuditLog, pinned: HostPublic, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child has neither the parent's held locks nor its waiting records."""
+    fill(writer, 1)
+    entered, release = threading.Event(), threading.Event()
+    real = os.fdatasync
+
+    def slow_sync(descriptor: int) -> None:
+        entered.set()
+        release.wait(10)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", slow_sync)
+    threads = [threading.Thread(target=writer.append, args=("load.intent",), kwargs={"n": n}) for n in range(3)]
+    threads[0].start()
+    entered.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    while len(writer._waiting) < 2:
+        time.sleep(0.001)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        try:
+            os.fdatasync = real
+            writer.append("load.intent", n=100)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    release.set()
+    for thread in threads:
+        thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+    assert sorted(r.fields["n"] for r in read_records(writer.path, pinned) if "n" in r.fields) == [0, 1, 2, 100]
 
 
 @pytest.fixture
