@@ -108,4 +108,5 @@ def test_fields_that_look_like_the_logs_own(tmp_path: Path) -> None:
         fast, precise = readings(writer.path, key.public)
         assert precise is not None
         assert fast is None or fast.tree.root() == precise.tree.root()
+    assert precise is not None
     assert precise.tree.size == 11
