@@ -154,8 +154,6 @@ def test_the_clock_may_step_back(
     """Report: clock stepping back after a reboot reported as failure."""
     from datetime import UTC, datetime, timedelta, tzinfo
 
-    from modelvault.audit import log as module
-
     class Clock(datetime):
         shift = timedelta(0)
 
@@ -163,7 +161,8 @@ def test_the_clock_may_step_back(
         def now(cls, tz: tzinfo | None = None) -> "Clock":
             return cls.fromtimestamp((datetime.now(UTC) + cls.shift).timestamp(), UTC)
 
-    monkeypatch.setattr(module, "datetime", Clock)
+    monkeypatch.setattr("modelvault.audit.writing.datetime", Clock)
+    monkeypatch.setattr("modelvault.audit.log.datetime", Clock)
     writer.rotate_after = timedelta(days=1)
     for days in (0, -400, 0, -1):
         Clock.shift = timedelta(days=days)

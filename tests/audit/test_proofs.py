@@ -79,7 +79,7 @@ def test_keys_of_later_epochs_follow_from_the_first(writer: AuditLog, pinned: Ho
     with pytest.raises(SignatureInvalid):
         follow(pinned, chain[1:], "chain")
     with pytest.raises(FormatError, match="end of epoch 0"):
-        AuditLog(writer.path, LogKey.read(str(writer._key.path))).append("load.done")
+        AuditLog(writer.path, LogKey.read(str(writer._file.key.path))).append("load.done")
         follow(keys[-1], [text], "chain")
     assert split_proofs("".join(chain)) == chain
 

@@ -25,10 +25,10 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Log:
     path = store.write_pair(folder / "keys", "host", key.to_pem(None), key.public.to_pem())
     writer = AuditLog(folder / "audit.log", LogKey.read(str(path)))
     fill(writer, 2)
-    writer._commit_all([("load.intent", {"many": n}) for n in range(3)])
+    writer._file.commit([("load.intent", {"many": n}) for n in range(3)], writer._due)
     writer.rotate()
     fill(writer, 2)
-    writer._commit_all([("load.intent", {"many": n}) for n in range(2)])
+    writer._file.commit([("load.intent", {"many": n}) for n in range(2)], writer._due)
     lines = [line for file in [*closed_segments(writer.path), writer.path] for line in file.read_bytes().splitlines()]
     return writer.path, key.public, lines
 
@@ -104,7 +104,7 @@ def test_fields_that_look_like_the_logs_own(tmp_path: Path) -> None:
     key = HostKey.generate()
     writer = AuditLog(tmp_path / "audit.log", key)
     for nested in ({"prev": "x"}, {"event": "key.rotated"}, {"event": "pruned"}, {"checkpoint": "x"}, {"leaf": "x"}):
-        writer._commit_all([("load.intent", {"a": nested}), ("load.done", {"a": nested})])
+        writer._file.commit([("load.intent", {"a": nested}), ("load.done", {"a": nested})], writer._due)
         fast, precise = readings(writer.path, key.public)
         assert precise is not None
         assert fast is None or fast.tree.root() == precise.tree.root()

@@ -75,8 +75,8 @@ def test_what_a_log_says_cannot_script_the_page(writer: AuditLog, tmp_path: Path
     model = {"name": evil, "version": '"><img src=x>'}
     for event in ("load.done", "load.denied"):
         writer.append(event, model=model, recipient=evil, reason=evil)
-    assert writer._key.path is not None
-    text = make_report([examine(writer.path, str(writer._key.path.with_suffix(".pub")))])
+    assert writer._file.key.path is not None
+    text = make_report([examine(writer.path, str(writer._file.key.path.with_suffix(".pub")))])
     assert "<script" not in text
     assert "<img" not in text
     assert "&lt;script&gt;" in text
@@ -84,8 +84,8 @@ def test_what_a_log_says_cannot_script_the_page(writer: AuditLog, tmp_path: Path
 
 def test_an_empty_fleet_has_a_page(writer: AuditLog) -> None:
     fill(writer, 1)
-    assert writer._key.path is not None
-    assert "No loads" in make_report([examine(writer.path, str(writer._key.path.with_suffix(".pub")))])
+    assert writer._file.key.path is not None
+    assert "No loads" in make_report([examine(writer.path, str(writer._file.key.path.with_suffix(".pub")))])
     assert "0 logs" in make_report([])
 
 

@@ -170,7 +170,7 @@ def test_closing_another_descriptor_keeps_the_lock(writer: AuditLog, monkeypatch
         seen.append(subprocess.run([sys.executable, "-c", script, path], capture_output=True, check=False).returncode)
         return find_tip(path, descriptor, key)
 
-    monkeypatch.setattr("modelvault.audit.log.find_tip", asked)
+    monkeypatch.setattr("modelvault.audit.writing.find_tip", asked)
     fill(writer, 1)
     assert seen == [1]
 
@@ -307,7 +307,7 @@ def test_no_load_after_copytruncate(parties: Parties, sealed: Path) -> None:
 
 def test_a_log_replaced_under_a_waiting_writer(writer: AuditLog, host: LogKey, pinned: HostPublic) -> None:
     fill(writer, 2)
-    with writer._locked():
+    with writer.locked():
         waiting = threading.Thread(target=fill, args=(AuditLog(writer.path, host), 1))
         waiting.start()
         time.sleep(0.05)
@@ -323,8 +323,8 @@ def test_a_lock_that_is_never_freed(writer: AuditLog, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(segments, "LOCK_SECONDS", 0.05)
     fill(writer, 1)
-    with writer._locked(), pytest.raises(AuditUnavailable, match="lock held"):
-        AuditLog(writer.path, writer._key).append("load.intent")
+    with writer.locked(), pytest.raises(AuditUnavailable, match="lock held"):
+        AuditLog(writer.path, writer._file.key).append("load.intent")
 
 
 def test_a_record_that_is_too_long_harms_nobody(writer: AuditLog, pinned: HostPublic) -> None:
