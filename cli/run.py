@@ -45,6 +45,7 @@ _TYPES: dict[str, str] = {
 @click.option("--audit", type=FILE, help="Audit log. Default: $MODELVAULT_HOME/audit/audit.log.")
 @click.option("--hardening", type=click.Choice(["standard", "strict"]), default="standard", show_default=True)
 @click.option("--input-guard", type=click.Choice(["reject", "warn", "off"]), default="reject", show_default=True)
+@click.option("--purpose", help="Declare what for; recorded, and checked where the licence limits it.")
 @click.option("--memory", type=click.Choice(["auto", "lean", "fast"]), default="auto", show_default=True)
 @passphrase_option
 @json_option
@@ -60,6 +61,7 @@ def command(
     audit: Path | None,
     hardening: str,
     input_guard: str,
+    purpose: str | None,
     memory: str,
     passphrase_file: Path | None,
     as_json: bool,
@@ -79,6 +81,7 @@ def command(
             grant=grant,
             passphrase=ask_passphrase(passphrase_file),
             memory=memory,
+            purpose=purpose,
             hardening=hardening,
             input_guard=input_guard,
             progress=step,

@@ -34,7 +34,7 @@ from modelvault.policy import Terms, read_terms
 @click.option("--name", help="Model name in the statement. Default: the file's name.")
 @click.option("--version", default="1", show_default=True, help="One to four numbers joined by dots.")
 @click.option("--asset", "assets", multiple=True, type=FILE, help="A file to seal beside the model. Repeatable.")
-@click.option("--policy", type=FILE, help="TOML: not_before, not_after, providers, min_loader, for every recipient.")
+@click.option("--policy", type=FILE, help="TOML: terms for every recipient (docs/LICENCES.md).")
 @click.option(
     "--calibrate",
     multiple=True,

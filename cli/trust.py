@@ -4,10 +4,14 @@ from pathlib import Path
 
 import click
 
+from modelvault import _files
 from modelvault.cli.common import FILE, json_option, print_json, print_table
 from modelvault.defaults import trust_path
+from modelvault.envelope import Envelope
+from modelvault.handover import MAX_HANDOVER, Handover
 from modelvault.keys import store
-from modelvault.trust import TrustPolicy, add_publisher
+from modelvault.trust import TrustPolicy, add_publisher, require_revocations
+from modelvault.trustupdates import install
 
 _POLICY = click.option("--trust", type=FILE, help="Trust policy. Default: $MODELVAULT_HOME/trust.toml.")
 
@@ -43,6 +47,38 @@ def add(
         return
     click.echo(f"{path}: publisher {title} may seal {', '.join(models)}")
     for key in publisher.keys:
+        click.echo(f"  {key.fingerprint}")
+
+
+@command.command(epilog="Example: modelvault trust revocations revocations.json --key acme-revoker.pub --max-age 72")
+@click.argument("path", type=FILE)
+@click.option("--key", "keys", multiple=True, required=True, metavar="KEY", help="A key that may sign it. Repeatable.")
+@click.option("--threshold", default=1, show_default=True, help="How many of the keys must have signed.")
+@click.option("--max-age", "hours", type=int, metavar="HOURS", help="Load nothing once the list is older.")
+@_POLICY
+def revocations(path: Path, keys: tuple[str, ...], threshold: int, hours: int | None, trust: Path | None) -> None:
+    """Obey the revocation list at PATH. From then on nothing loads without it."""
+    policy = trust or trust_path()
+    place = path.absolute()
+    inside = place.relative_to(policy.parent.absolute()) if place.is_relative_to(policy.parent.absolute()) else place
+    files = [store.find("publisher", key, ".pub") for key in keys]
+    require_revocations(policy, str(inside), files, threshold=threshold, max_age_hours=hours)
+    click.echo(f"{policy}: obeys {place}{f', at most {hours} hours old' if hours else ''}")
+
+
+@command.command(epilog="Example: modelvault trust follow acme.1.handover")
+@click.argument("handover", type=FILE)
+@click.option("--publisher", metavar="NAME", help="Its name in the trust policy. Default: as the hand-over says.")
+@_POLICY
+def follow(handover: Path, publisher: str | None, trust: Path | None) -> None:
+    """Take a publisher's new keys, if its old ones signed them."""
+    data = _files.read_bytes(handover, limit=MAX_HANDOVER)
+    if publisher is None:
+        payload = Envelope.from_bytes(data, str(handover), limit=MAX_HANDOVER).payload
+        publisher = Handover.from_bytes(payload, str(handover)).publisher
+    followed = install(trust or trust_path(), publisher, data, str(handover))
+    click.echo(f"publisher {publisher}: hand-over {followed.handover} followed, {followed.threshold} signature(s) of")
+    for key in followed.keys:
         click.echo(f"  {key.fingerprint}")
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -123,6 +124,32 @@ def write_bytes(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o644)
     """Atomically write a small file."""
     with atomic_write(path, mode=mode) as file:
         file.write(data)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Fill a temporary folder beside ``path``, then rename it: after any failure nothing stands there."""
+    target = Path(path)
+    with failures(path):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    try:
+        yield temporary
+        with failures(path):
+            temporary.chmod(0o755)
+            sync_folder(temporary)
+            temporary.rename(target)
+            sync_folder(target.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def write_new(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write and sync a file that nobody looks at yet."""
+    with failures(path), open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:

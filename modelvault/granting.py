@@ -2,8 +2,10 @@
 
 import os
 import shutil
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from modelvault import _files, envelope
 from modelvault.container import MAX_GRANT_COUNT, payload_offset
@@ -13,6 +15,15 @@ from modelvault.filekey import FileKey, Identity, Recipient
 from modelvault.manifest import GrantStatement
 from modelvault.policy import Terms
 from modelvault.sealedfile import SealedFile, UnverifiedGrant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """Whom a grant is for, under which terms, and for what: ``run`` or ``audit``."""
+
+    recipient: Recipient
+    licence: Terms | None = None
+    purpose: str = "run"
 
 
 def grant(
@@ -31,16 +42,42 @@ def grant(
 
     Raises FormatError, FileError, NoMatchingKey, UntrustedPublisher, PayloadTampered.
     """
+    return next(grant_all(path, [Order(recipient=recipient, licence=licence, purpose=purpose)], own=own, signer=signer))
+
+
+def grant_all(
+    path: str | os.PathLike[str], orders: Iterable[Order], *, own: Identity, signer: Signer
+) -> Iterator[bytes]:
+    """A grant for each order, in turn. The file is opened once, its key unwrapped once, its payload never read.
+
+    Raises as :func:`grant`.
+    """
     with SealedFile(path) as sealed:
         signers = {s.keyid for s in sealed.envelope.signatures}
         if signer.public.fingerprint not in signers:
             raise UntrustedPublisher(f"{sealed.path}: not signed by {signer.public.fingerprint}")
         sealed.envelope.verified_by([signer.public])
         key = FileKey.open(_own_grant(sealed, own), own, sealed.statement)
-        statement = key.grant(
-            recipient, sealed.statement.name, sealed.statement_digest, licence=licence, purpose=purpose
-        )
-    return envelope.sign(statement.to_bytes(), [signer]).to_bytes()
+        name, digest = sealed.statement.name, sealed.statement_digest
+    for order in orders:
+        statement = key.grant(order.recipient, name, digest, licence=order.licence, purpose=order.purpose)
+        yield envelope.sign(statement.to_bytes(), [signer]).to_bytes()
+
+
+def rewrap(path: str | os.PathLike[str], old: str, new: Recipient, *, own: Identity, signer: Signer) -> int:
+    """Move every embedded grant of the key with fingerprint ``old`` to ``new``, terms and purpose kept; how many.
+
+    A file without a grant for ``old`` is left alone. Raises as :func:`grant`.
+    """
+    with SealedFile(path) as sealed:
+        pairs = list(zip(sealed.header.grants, sealed.grants(), strict=True))
+        moved = [item.statement for _, item in pairs if item.statement.recipient == old]
+        if moved:
+            orders = [Order(recipient=new, licence=g.licence, purpose=g.purpose) for g in moved]
+            fresh = grant_all(path, orders, own=own, signer=signer)
+            kept = [raw for raw, item in pairs if item.statement.recipient != old]
+            rewrite(sealed, grants=(*kept, *fresh))
+    return len(moved)
 
 
 def _own_grant(sealed: SealedFile, own: Identity) -> GrantStatement:
@@ -63,7 +100,7 @@ def embed(path: str | os.PathLike[str], grant: bytes) -> None:
         ]
         if len(kept) >= MAX_GRANT_COUNT:
             raise FormatError(f"{sealed.path}: grants: more than {MAX_GRANT_COUNT}")
-        _rewrite(sealed, (*kept, grant))
+        rewrite(sealed, grants=(*kept, grant))
 
 
 def ungrant(path: str | os.PathLike[str], fingerprint: str) -> int:
@@ -77,12 +114,13 @@ def ungrant(path: str | os.PathLike[str], fingerprint: str) -> int:
         removed = len(sealed.header.grants) - len(kept)
         if not removed:
             raise NoMatchingKey(f"{sealed.path}: no embedded grant for {fingerprint}")
-        _rewrite(sealed, kept)
+        rewrite(sealed, grants=kept)
     return removed
 
 
-def _rewrite(sealed: SealedFile, grants: tuple[bytes, ...]) -> None:
-    header = replace(sealed.header, grants=grants)
+def rewrite(sealed: SealedFile, **changes: Any) -> None:
+    """Replace parts of the header: ``grants`` or ``envelope``. Atomic: the payload is copied as it is."""
+    header = replace(sealed.header, **changes)
     offset = payload_offset(header.length)
     mode = sealed.path.stat().st_mode & 0o777
     with _files.atomic_write(sealed.path, mode=mode) as file:

@@ -3,44 +3,25 @@
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelvault import _files, defaults, options
+from modelvault import defaults, options
+from modelvault.admission import Permit, Request, admit, authorise, check_log
 from modelvault.audit import AuditLog
-from modelvault.audit.cosigned import check_fresh
-from modelvault.decryption import Decrypted, decrypt
-from modelvault.errors import (
-    AuditUnavailable,
-    ModelVaultError,
-    NoMatchingKey,
-    PolicyDenied,
-)
+from modelvault.decryption import decrypt
+from modelvault.errors import AuditUnavailable, ModelVaultError
 from modelvault.filekey import FileKey, Identity
 from modelvault.hardening import apply, check_buffers, check_level
-from modelvault.manifest import GrantStatement
-from modelvault.sealedfile import MAX_GRANT_ENVELOPE, Progress, SealedFile, UnverifiedGrant
-from modelvault.trust import TrustPolicy, VerifiedModel
-from modelvault.verification import verify_grant
+from modelvault.sealedfile import Progress, SealedFile
+from modelvault.trust import TrustPolicy
 
 if TYPE_CHECKING:
     import onnxruntime
 
     from modelvault.guards import OutputLimits, QueryLimits
     from modelvault.session import GuardedSession
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Request:
-    """Everything a load is decided on."""
-
-    trust: TrustPolicy
-    identity: Identity
-    grant: Path | None
-    providers: tuple[str, ...]
-    hardening: str
 
 
 def load(path: str | os.PathLike[str], **choices: Any) -> "GuardedSession":
@@ -53,7 +34,8 @@ def load(path: str | os.PathLike[str], **choices: Any) -> "GuardedSession":
     ``sess_options``, ``providers`` and ``provider_options`` are onnxruntime's, through an allow-list. ``memory`` is
     ``lean`` (the weights stand in memory once), ``fast`` (prepacked) or ``auto``; ``hardening`` is ``standard`` or
     ``strict``; ``input_guard`` is ``reject``, ``warn`` or ``off``; ``queries`` are QueryLimits and ``outputs``
-    OutputLimits. ``progress`` is called from several threads with counts of bytes decrypted.
+    OutputLimits. ``purpose`` is declared for the record, and for licences that limit it. ``progress`` is called from
+    several threads with counts of bytes decrypted.
 
     Every load, done or denied, leaves an audit record; where the record of intent can't be written, nothing is
     decrypted. Raises a subclass of ModelVaultError.
@@ -79,6 +61,7 @@ def open_into(
     provider_options: Sequence[Mapping[Any, Any]] | None = None,
     memory: str = "auto",
     hardening: str = "standard",
+    purpose: str | None = None,
     input_guard: str = "reject",
     queries: "QueryLimits | None" = None,
     outputs: "OutputLimits | None" = None,
@@ -89,9 +72,10 @@ def open_into(
 
     log = defaults.audit_log(audit, passphrase)
     record: dict[str, Any] = {"load": secrets.token_hex(8), "file": Path(path).name}
+    permit: Permit | None = None
     try:
         policy = defaults.trust_policy(trust)
-        _check_log(log, policy)  # first: it says which fields even a refusal must conceal
+        check_log(log, policy)  # first: it says which fields even a refusal must conceal
         settings = SessionSettings(
             sess_options=sess_options,
             providers=options.providers(providers, provider_options, available_providers()),
@@ -100,21 +84,29 @@ def open_into(
             queries=queries,
             outputs=outputs,
         )
-        request = _Request(
+        own = defaults.recipient(identity, passphrase)
+        request = Request(
             trust=policy,
-            identity=defaults.recipient(identity, passphrase),
+            recipient=own.public.fingerprint,
             grant=Path(grant) if grant is not None else None,
             providers=tuple(settings.providers),
+            memory=memory,
             hardening=check_level(hardening),
+            purpose=purpose,
         )
         with SealedFile(path) as sealed:
-            model = _decrypt(sealed, request, log, record, progress)
+            authorised = authorise(sealed, request, record)
+            apply(request.hardening)
+            permit = admit(log, authorised, record)
+            key = FileKey.open(authorised.grant, own, sealed.statement)
+            model = decrypt(sealed, key, progress, lambda locked: check_buffers(request.hardening, locked))
             statement = sealed.statement
-        session._start(model, statement, settings, lambda counters: _closed(log, record, counters))
-    except AuditUnavailable:
-        raise
-    except ModelVaultError as error:
-        _denied(log, record, error)
+        session._start(model, statement, replace(settings, memory=permit.memory), permit.close)
+        permit.meter_runs(session)
+    except BaseException as error:
+        logged = _denied(log, record, error)
+        if permit is not None:
+            permit.release(logged=logged)
         raise
     try:
         chosen = {"memory": session.memory, "hardening": hardening, "input_guard": input_guard}
@@ -124,62 +116,13 @@ def open_into(
         raise
 
 
-def _decrypt(
-    sealed: SealedFile, request: _Request, log: AuditLog, record: dict[str, Any], progress: Progress | None
-) -> Decrypted:
-    grant = _authorise(sealed, request, record)
-    apply(request.hardening)
-    log.append("load.intent", **record)
-    key = FileKey.open(grant, request.identity, sealed.statement)
-    return decrypt(sealed, key, progress, lambda locked: check_buffers(request.hardening, locked))
-
-
-def _check_log(log: AuditLog, trust: TrustPolicy) -> None:
-    if trust.audit_key is not None and log.key_fingerprint != trust.audit_key:
-        raise PolicyDenied(f"audit log is signed by {log.key_fingerprint}, the trust policy expects {trust.audit_key}")
-    log.obey(trust.audit)
-    if trust.audit.witnesses:
-        within = timedelta(hours=trust.audit.cosigned_hours)
-        check_fresh(log.path, trust.audit.witnesses, trust.audit.witness_threshold, within, datetime.now(UTC))
-
-
-def _authorise(sealed: SealedFile, request: _Request, record: dict[str, Any]) -> GrantStatement:
-    """The grant that lets this identity load this model now; ``record`` gathers what the audit log shall say."""
-    source, statement = str(sealed.path), sealed.statement
-    digest = sealed.statement_digest
-    record |= {"model": {"name": statement.name, "version": statement.version}, "statement": digest.hex()}
-    verified = request.trust.verify_model(sealed.envelope, statement, source)
-    record |= {"publisher": verified.publisher.name, "signers": sorted(verified.signers)}
-    record |= {"recipient": request.identity.public.fingerprint}
-    grant = _find_grant(sealed, request, verified)
-    record["grant"] = grant.grant_id
-    now = datetime.now(UTC)
-    statement.policy.check(now=now, providers=request.providers, source=f"{source}: policy")
-    grant.licence.check(now=now, providers=request.providers, source=f"{source}: grant {grant.grant_id}")
-    return grant
-
-
-def _find_grant(sealed: SealedFile, request: _Request, verified: VerifiedModel) -> GrantStatement:
-    """The given grant, else the first embedded one for this identity; signed by the model's own publisher."""
-    mine = request.identity.public.fingerprint
-    if request.grant is not None:
-        data = _files.read_bytes(request.grant, limit=MAX_GRANT_ENVELOPE)
-        found = [(UnverifiedGrant.from_bytes(data, str(request.grant)), str(request.grant))]
-    else:
-        found = [(g, f"{sealed.path}: grants[{n}]") for n, g in enumerate(sealed.grants())]
-    for grant, source in found:
-        if grant.statement.recipient == mine and grant.statement.purpose == "run":
-            return verify_grant(grant, verified, sealed.statement_digest, source)
-    where = str(request.grant or sealed.path)
-    raise NoMatchingKey(f"{where}: no grant to run this model for {mine}")
-
-
-def _denied(log: AuditLog, record: dict[str, Any], error: ModelVaultError) -> None:
+def _denied(log: AuditLog, record: dict[str, Any], error: BaseException) -> bool:
+    """Record a refusal; False where there is none to record, or it can't be recorded."""
+    if not isinstance(error, ModelVaultError) or isinstance(error, AuditUnavailable):
+        return False
     try:
         log.append("load.denied", **record, reason=type(error).__name__, detail=str(error)[:500])
     except ModelVaultError as failure:
         error.add_note(f"the refusal could not be logged: {failure}")
-
-
-def _closed(log: AuditLog, record: dict[str, Any], counters: dict[str, Any]) -> None:
-    log.append("session.closed", load=record["load"], model=record["model"], **counters)
+        return False
+    return True

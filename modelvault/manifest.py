@@ -73,12 +73,12 @@ class ModelStatement:
         }
         if self.io is not None:
             predicate["io"] = self.io
-        return _statement(self.name, {ROOT_ALGORITHM: self.root.hex()}, MODEL_PREDICATE, predicate)
+        return build_statement(self.name, {ROOT_ALGORITHM: self.root.hex()}, MODEL_PREDICATE, predicate)
 
     @classmethod
     def from_bytes(cls, data: bytes, field: str) -> "ModelStatement":
         """Parse and validate; FormatError names the field below ``field``."""
-        name, root, fields = _open_statement(data, field, ROOT_ALGORITHM, MODEL_PREDICATE, MAX_STATEMENT)
+        name, root, fields = open_statement(data, field, ROOT_ALGORITHM, MODEL_PREDICATE, MAX_STATEMENT)
         statement = cls(
             name=check_name(name, f"{field}.subject"),
             version=check_version(fields.text("version"), f"{fields.path}.version"),
@@ -118,12 +118,12 @@ class GrantStatement:
             "recipient": self.recipient,
             "wrap": {"algorithm": self.algorithm, "ciphertext": b64encode(self.wrapped)},
         }
-        return _statement(self.model_name, {"sha256": self.model.hex()}, GRANT_PREDICATE, predicate)
+        return build_statement(self.model_name, {"sha256": self.model.hex()}, GRANT_PREDICATE, predicate)
 
     @classmethod
     def from_bytes(cls, data: bytes, field: str) -> "GrantStatement":
         """Parse and validate; FormatError names the field below ``field``."""
-        name, digest, fields = _open_statement(data, field, "sha256", GRANT_PREDICATE, MAX_GRANT)
+        name, digest, fields = open_statement(data, field, "sha256", GRANT_PREDICATE, MAX_GRANT)
         wrap = Fields(fields.mapping("wrap"), f"{fields.path}.wrap")
         statement = cls(
             grant_id=_matching(_GRANT_ID, fields.text("grantId"), f"{fields.path}.grantId"),
@@ -169,12 +169,14 @@ def _choice(text: str, allowed: tuple[str, ...], field: str) -> str:
     return text
 
 
-def _statement(name: str, digest: dict[str, str], kind: str, predicate: dict[str, Any]) -> bytes:
+def build_statement(name: str, digest: dict[str, str], kind: str, predicate: dict[str, Any]) -> bytes:
+    """An in-toto Statement v1 with one subject, as canonical JSON."""
     subject = [{"digest": digest, "name": name}]
     return json_encode({"_type": STATEMENT_TYPE, "predicate": predicate, "predicateType": kind, "subject": subject})
 
 
-def _open_statement(data: bytes, field: str, algorithm: str, kind: str, limit: int) -> tuple[str, bytes, Fields]:
+def open_statement(data: bytes, field: str, algorithm: str, kind: str, limit: int) -> tuple[str, bytes, Fields]:
+    """The inverse: the subject's name, its digest, and the predicate's fields. Raises FormatError."""
     outer = Fields(json_decode(data, field, limit=limit), field)
     outer.exactly("_type", STATEMENT_TYPE)
     outer.exactly("predicateType", kind)

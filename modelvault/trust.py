@@ -4,7 +4,9 @@ A policy is a TOML file. Public keys stand in files beside it, and the policy pi
 """
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -13,23 +15,33 @@ from modelvault import _files
 from modelvault._codec import Fields
 from modelvault.auditterms import AuditTerms
 from modelvault.envelope import Envelope, Verifier
-from modelvault.errors import FileError, FormatError, PolicyDenied, UntrustedPublisher
+from modelvault.errors import FileError, FormatError, PolicyDenied, Revoked, UntrustedPublisher
 from modelvault.keys import PublisherPublic
 from modelvault.manifest import ModelStatement, check_name, check_version, version_key
 from modelvault.policy import read_toml
 
 MAX_KEY_FILE = 64 * 2**10
+FRESH = "# Who may vouch for which models on this host.\nversion = 1\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publisher:
-    """One publisher: at least ``threshold`` of its distinct keys must have signed a model it vouches for."""
+    """One publisher: at least ``threshold`` of its distinct keys must have signed a model it vouches for.
+
+    ``allow_older`` lets a host go back to a version older than one it has loaded. ``handover`` is the number of the
+    last hand-over followed, ``retired`` the keys given up on the way, by the hand-over that did it; ``revoked`` holds
+    reasons by key. A signature by a retired or revoked key counts for nothing.
+    """
 
     name: str
     models: tuple[str, ...]
     threshold: int
     keys: tuple[Verifier, ...]
     minimum_version: str = "0"
+    allow_older: bool = False
+    handover: int = 0
+    retired: Mapping[str, int] = field(default_factory=dict)
+    revoked: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -37,11 +49,26 @@ class Publisher:
             "models": list(self.models),
             "threshold": self.threshold,
             "minimum_version": self.minimum_version,
+            "allow_older": self.allow_older,
+            "handover": self.handover,
             "keys": [key.fingerprint for key in self.keys],
         }
 
     def covers(self, model: str) -> bool:
         return any(fnmatchcase(model, pattern) for pattern in self.models)
+
+    def signers(self, envelope: Envelope) -> frozenset[str]:
+        """Fingerprints of this publisher's keys that signed and still count; SignatureInvalid where one is wrong."""
+        return envelope.verified_by(key for key in self.keys if key.fingerprint not in self.revoked)
+
+    def refusal(self, envelope: Envelope, short: str) -> UntrustedPublisher | Revoked:
+        """Why the signatures are too few: ``short``, or that a key which would count was revoked or given up."""
+        for keyid in (s.keyid for s in envelope.signatures):
+            if keyid in self.revoked:
+                return Revoked(f"{short}: publisher key {keyid} was revoked: {self.revoked[keyid]}")
+            if keyid in self.retired:
+                return UntrustedPublisher(f"{short}: {keyid} was rotated out by hand-over {self.retired[keyid]}")
+        return UntrustedPublisher(short)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +81,26 @@ class VerifiedModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RevocationTerms:
+    """Where the revocation list lies, how old it may be (None: as old as it is), and who may have signed it."""
+
+    path: Path
+    max_age: timedelta | None
+    threshold: int
+    keys: tuple[Verifier, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrustPolicy:
-    """All publishers that this host trusts, and what it asks of the host's audit log."""
+    """All publishers that this host trusts, what it asks of the host's audit log, and where revocations come from.
+
+    ``folder`` is the policy's own, where hand-overs are looked for.
+    """
 
     publishers: tuple[Publisher, ...]
     audit: AuditTerms = field(default_factory=AuditTerms)
+    revocation: RevocationTerms | None = None
+    folder: Path | None = None
 
     @property
     def audit_key(self) -> str | None:
@@ -78,24 +120,29 @@ class TrustPolicy:
             for number, item in enumerate(fields.items("publisher", [], limit=1024))
         )
         audit = AuditTerms.from_dict(fields.mapping("audit", {}), f"{path}: audit")
+        revocation = _revocation(fields.mapping("revocation", None), f"{path}: revocation", path.parent)
         fields.done()
         if len({p.name for p in publishers}) != len(publishers):
             raise FormatError(f"{path}: two publishers of one name")
-        return cls(publishers=publishers, audit=audit)
+        return cls(publishers=publishers, audit=audit, revocation=revocation, folder=path.parent)
 
     def verify_model(self, envelope: Envelope, statement: ModelStatement, source: str) -> VerifiedModel:
-        """The statement as verified, or SignatureInvalid, UntrustedPublisher, PolicyDenied."""
-        short = []
-        for publisher in self.publishers:
-            if not publisher.covers(statement.name):
-                continue
-            signers = envelope.verified_by(publisher.keys)
+        """The statement as verified, or SignatureInvalid, UntrustedPublisher, Revoked, PolicyDenied.
+
+        The policy as it stands: :func:`modelvault.trustupdates.updated` applies hand-overs and revocations first.
+        """
+        short, covering = [], [p for p in self.publishers if p.covers(statement.name)]
+        for publisher in covering:
+            signers = publisher.signers(envelope)
             if len(signers) >= publisher.threshold:
                 _check_version(statement, publisher, source)
                 return VerifiedModel(statement=statement, publisher=publisher, signers=signers)
             short.append(f"{publisher.name}: {len(signers)} of {publisher.threshold} signatures")
-        found = "; ".join(short) or f"no publisher may seal {statement.name!r}"
-        raise UntrustedPublisher(f"{source}: not signed by a trusted publisher ({found})")
+        found = f"{source}: not signed by a trusted publisher ("
+        if not covering:
+            raise UntrustedPublisher(f"{found}no publisher may seal {statement.name!r})")
+        refusals = [p.refusal(envelope, f"{found}{'; '.join(short)})") for p in covering]
+        raise max(refusals, key=lambda r: isinstance(r, Revoked))
 
 
 def _check_version(statement: ModelStatement, publisher: Publisher, source: str) -> None:
@@ -106,23 +153,46 @@ def _check_version(statement: ModelStatement, publisher: Publisher, source: str)
         )
 
 
+def _revocation(item: Any, field: str, folder: Path) -> RevocationTerms | None:
+    if item is None:
+        return None
+    fields = Fields(item, field)
+    hours = fields.integer("max_age_hours", None, low=1, high=876_000)
+    terms = RevocationTerms(
+        path=folder / fields.text("list"),
+        max_age=None if hours is None else timedelta(hours=hours),
+        threshold=fields.integer("threshold", 1, low=1, high=64),
+        keys=_keys(fields, folder),
+    )
+    fields.done()
+    _check_threshold(terms.threshold, terms.keys, field)
+    return terms
+
+
+def _check_threshold(threshold: int, keys: tuple[Verifier, ...], field: str) -> None:
+    if len({key.fingerprint for key in keys}) != len(keys):
+        raise FormatError(f"{field}.key: one key is listed twice")
+    if threshold > len(keys):
+        raise FormatError(f"{field}.threshold: {threshold} signatures of {len(keys)} keys")
+
+
+def _keys(fields: Fields, folder: Path) -> tuple[PublisherPublic, ...]:
+    items = fields.items("key", limit=64)
+    return tuple(_key(item, f"{fields.path}.key[{number}]", folder) for number, item in enumerate(items))
+
+
 def _publisher(item: Any, field: str, folder: Path) -> Publisher:
     fields = Fields(item, field)
-    keys = tuple(
-        _key(entry, f"{field}.key[{number}]", folder) for number, entry in enumerate(fields.items("key", limit=64))
-    )
     publisher = Publisher(
         name=check_name(fields.text("name"), f"{field}.name"),
         models=fields.texts("models", limit=1024),
         threshold=fields.integer("threshold", 1, low=1, high=64),
-        keys=keys,
+        keys=_keys(fields, folder),
         minimum_version=check_version(fields.text("minimum_version", "0"), f"{field}.minimum_version"),
+        allow_older=fields.boolean("allow_older", False),
     )
     fields.done()
-    if len({key.fingerprint for key in keys}) != len(keys):
-        raise FormatError(f"{field}.key: one key is listed twice")
-    if publisher.threshold > len(keys):
-        raise FormatError(f"{field}.threshold: {publisher.threshold} signatures of {len(keys)} keys")
+    _check_threshold(publisher.threshold, publisher.keys, field)
     return publisher
 
 
@@ -144,22 +214,51 @@ def add_publisher(
 
     The key files are copied to the folder ``trusted`` beside the policy. Raises FormatError, FileError.
     """
-    if not 0 < threshold <= len(key_files):
-        raise FormatError(f"threshold: {threshold} signatures of {len(key_files)} keys")
-    keys = [PublisherPublic.from_pem(_files.read_bytes(p, limit=MAX_KEY_FILE), str(p)) for p in key_files]
     existing = TrustPolicy.read(policy) if policy.exists() else None
     if existing and name in {p.name for p in existing.publishers}:
         raise FormatError(f"{policy}: publisher {name!r} is there already; edit its entry by hand")
-    text = policy.read_text("utf-8") if existing else "# Who may vouch for which models on this host.\nversion = 1\n"
-    files = [f"trusted/{_file_name(key)}" for key in keys]
-    text += _entry(name, models, threshold, minimum, list(zip(files, keys, strict=True)))
+    check_name(name, "name")
+    check_version(minimum, "minimum_version")
+    lines = ["", "[[publisher]]", f"name = {_quote(name)}", f"models = [{', '.join(map(_quote, models))}]"]
+    lines += [f"minimum_version = {_quote(minimum)}"] if minimum != "0" else []
+    _extend(policy, lines, "publisher", key_files, threshold)
+    return next(p for p in TrustPolicy.read(policy).publishers if p.name == name)
+
+
+def require_revocations(
+    policy: Path, location: str, key_files: list[Path], *, threshold: int = 1, max_age_hours: int | None = None
+) -> RevocationTerms:
+    """Let a policy file ask for a revocation list at ``location``, a path relative to its folder, signed by these keys.
+
+    Raises FormatError, FileError.
+    """
+    if policy.exists() and TrustPolicy.read(policy).revocation is not None:
+        raise FormatError(f"{policy}: asks for a revocation list already; edit its entry by hand")
+    lines = ["", "[revocation]", f"list = {_quote(location)}"]
+    lines += [f"max_age_hours = {max_age_hours}"] if max_age_hours is not None else []
+    _extend(policy, lines, "revocation", key_files, threshold)
+    found = TrustPolicy.read(policy).revocation
+    assert found is not None
+    return found
+
+
+def _extend(policy: Path, lines: list[str], table: str, key_files: list[Path], threshold: int) -> None:
+    """Append a table with keys; everything is checked before anything is written."""
+    if not 0 < threshold <= len(key_files):
+        raise FormatError(f"threshold: {threshold} signatures of {len(key_files)} keys")
+    keys = [PublisherPublic.from_pem(_files.read_bytes(p, limit=MAX_KEY_FILE), str(p)) for p in key_files]
+    lines += [f"threshold = {threshold}"] if threshold != 1 else []
+    for key in keys:
+        lines += [f"[[{table}.key]]", f"file = {_quote(f'trusted/{_file_name(key)}')}"]
+        lines += [f"fingerprint = {_quote(key.fingerprint)}"]
+    text = policy.read_text("utf-8") if policy.exists() else FRESH
+    text += "\n".join(lines) + "\n"
     _check_toml(text, policy)
     with _files.failures(policy.parent):
         (policy.parent / "trusted").mkdir(parents=True, exist_ok=True)
-    for file, key in zip(files, keys, strict=True):
-        _files.write_bytes(policy.parent / file, key.to_pem())
+    for key in keys:
+        _files.write_bytes(policy.parent / "trusted" / _file_name(key), key.to_pem())
     _files.write_bytes(policy, text.encode())
-    return next(p for p in TrustPolicy.read(policy).publishers if p.name == name)
 
 
 def _file_name(key: PublisherPublic) -> str:
@@ -171,17 +270,6 @@ def _quote(text: str) -> str:
     if not text.isprintable() or '"' in text or "\\" in text:
         raise FormatError(f"{text!r}: not allowed in a trust policy")
     return f'"{text}"'
-
-
-def _entry(name: str, models: list[str], threshold: int, minimum: str, keys: list[tuple[str, PublisherPublic]]) -> str:
-    check_name(name, "name")
-    check_version(minimum, "minimum_version")
-    lines = ["", "[[publisher]]", f"name = {_quote(name)}", f"models = [{', '.join(map(_quote, models))}]"]
-    lines += [f"threshold = {threshold}"] if threshold != 1 else []
-    lines += [f"minimum_version = {_quote(minimum)}"] if minimum != "0" else []
-    for file, key in keys:
-        lines += ["[[publisher.key]]", f"file = {_quote(file)}", f"fingerprint = {_quote(key.fingerprint)}"]
-    return "\n".join(lines) + "\n"
 
 
 def _check_toml(text: str, path: Path) -> None:

@@ -2,14 +2,16 @@
 
 import os
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from modelvault._codec import format_time
-from modelvault.errors import SignatureInvalid, UntrustedPublisher
+from modelvault.errors import SignatureInvalid
 from modelvault.manifest import GrantStatement, ModelStatement
 from modelvault.sealedfile import Progress, SealedFile, UnverifiedGrant
 from modelvault.trust import TrustPolicy, VerifiedModel
+from modelvault.trustupdates import updated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +59,16 @@ def inspect(path: str | os.PathLike[str]) -> PublicFacts:
 def verify(path: str | os.PathLike[str], trust: TrustPolicy, *, progress: Progress | None = None) -> VerifiedModel:
     """Check signatures, threshold, embedded grants and the whole ciphertext; no decryption key is needed.
 
-    Raises FormatError, SignatureInvalid, UntrustedPublisher, PolicyDenied, PayloadTampered, FileError.
+    Hand-overs and revocations of models and publishers' keys are obeyed; the list's age is measured by this clock.
+
+    Raises FormatError, SignatureInvalid, UntrustedPublisher, Revoked, PolicyDenied, PayloadTampered, FileError.
     ``progress`` is called from several threads with counts of bytes hashed.
     """
+    current = updated(trust)
+    current.check_age(datetime.now(UTC))
     with SealedFile(path) as sealed:
-        model = trust.verify_model(sealed.envelope, sealed.statement, str(sealed.path))
+        model = current.policy.verify_model(sealed.envelope, sealed.statement, str(sealed.path))
+        current.check_model(model, sealed.statement_digest, str(sealed.path))
         for number, grant in enumerate(sealed.grants()):
             verify_grant(grant, model, sealed.statement_digest, f"{path}: grants[{number}]")
         sealed.verify_payload(progress)
@@ -71,10 +78,11 @@ def verify(path: str | os.PathLike[str], trust: TrustPolicy, *, progress: Progre
 def verify_grant(grant: UnverifiedGrant, model: VerifiedModel, digest: bytes, source: str) -> GrantStatement:
     """The grant's statement, once it is signed by the model's own publisher and is for this very model.
 
-    Raises SignatureInvalid, UntrustedPublisher.
+    Raises SignatureInvalid, UntrustedPublisher, Revoked.
     """
     if grant.statement.model != digest or grant.statement.model_name != model.statement.name:
         raise SignatureInvalid(f"{source}: the grant is for another model")
-    if not grant.envelope.verified_by(model.publisher.keys):
-        raise UntrustedPublisher(f"{source}: the grant is not signed by publisher {model.publisher.name}")
+    if not model.publisher.signers(grant.envelope):
+        short = f"{source}: the grant is not signed by publisher {model.publisher.name}"
+        raise model.publisher.refusal(grant.envelope, short)
     return grant.statement

@@ -17,7 +17,7 @@ from modelvault.audit.keyfile import LogKey
 from modelvault.audit.lines import MAX_LINE, RESERVED, Record
 from modelvault.audit.openings import conceal
 from modelvault.audit.standing import Standing
-from modelvault.audit.writing import Event, LogFile
+from modelvault.audit.writing import Decide, Event, LogFile
 from modelvault.auditterms import AuditTerms
 from modelvault.errors import AuditUnavailable, FormatError, ModelVaultError
 from modelvault.keys import HostKey
@@ -92,13 +92,7 @@ class AuditLog:
         Raises AuditUnavailable where that can't be done, AuditTampered where the log is not what this host wrote,
         FormatError for a record that is too long.
         """
-        if clash := RESERVED & fields.keys():
-            raise ValueError(f"audit field {sorted(clash)[0]!r} is reserved")
-        if (length := len(json_encode(fields))) > MAX_LINE - OWN_FIELDS:
-            raise FormatError(f"audit record: {length} bytes, above the limit of {MAX_LINE - OWN_FIELDS}")
-        if self.concealed:
-            fields = conceal(self.path, fields, self.concealed)
-        mine = _Waiting((event, fields))
+        mine = _Waiting(self._prepared((event, fields)))
         with self._queue:
             self._waiting.append(mine)
         with self._writer:
@@ -119,6 +113,28 @@ class AuditLog:
         except Exception:
             logging.getLogger("modelvault.audit").exception("observer failed")
 
+    def _prepared(self, event: Event) -> Event:
+        """The event, if a record can hold it, with what is to be concealed as commitments."""
+        name, fields = event
+        if clash := RESERVED & fields.keys():
+            raise ValueError(f"audit field {sorted(clash)[0]!r} is reserved")
+        if (length := len(json_encode(fields))) > MAX_LINE - OWN_FIELDS:
+            raise FormatError(f"audit record: {length} bytes, above the limit of {MAX_LINE - OWN_FIELDS}")
+        return name, conceal(self.path, fields, self.concealed) if self.concealed else fields
+
+    def append_decided(self, decide: Decide) -> list[Record]:
+        """Write the records that ``decide`` asks for, if any, in one batch; whatever it raises, nothing is written.
+
+        ``decide`` is called under the lock with the log's standing: nobody can append between its look at the log and
+        the records that follow from it. Raises as :meth:`append`.
+        """
+        with self._writer:
+            records = self._file.commit(lambda at: [self._prepared(event) for event in decide(at)], self._due)
+        if self.observe:
+            for record in records:
+                self._tell(record)
+        return records
+
     def rotate(self, reason: str = "asked") -> Record:
         """End the epoch: name the next key, sign a last time with the present one and erase it, begin a new segment.
 
@@ -137,7 +153,7 @@ class AuditLog:
         with self._queue:
             batch, self._waiting = self._waiting, []
         try:
-            records = self._file.commit([w.event for w in batch], self._due)
+            records = self._file.commit(lambda at: [w.event for w in batch], self._due)
         except BaseException as error:
             failure = error if isinstance(error, ModelVaultError) else AuditUnavailable(f"{self.path}: interrupted")
             for waiting in batch:

@@ -23,6 +23,7 @@ from modelvault.keys import HostPublic
 ORIGIN_PREFIX = "modelvault/audit/"
 
 Event = tuple[str, dict[str, Any]]
+Decide = Callable[[Standing], list[Event]]
 
 
 class LogFile:
@@ -34,10 +35,10 @@ class LogFile:
         self._broken: str | None = None
         self._held: int | None = None
 
-    def commit(self, events: list[Event], due: Callable[[Standing], str | None]) -> list[Record]:
-        """One batch for all events; first the end of the epoch, while ``due`` gives a reason for it.
+    def commit(self, decide: Decide, due: Callable[[Standing], str | None]) -> list[Record]:
+        """One batch for the events decided on; first the end of the epoch, while ``due`` gives a reason for it.
 
-        Raises AuditUnavailable, AuditTampered, FormatError.
+        ``decide`` is called under the lock. Raises AuditUnavailable, AuditTampered, FormatError.
         """
         while True:
             with self.locked() as descriptor:
@@ -48,7 +49,8 @@ class LogFile:
                     self._end_epoch(descriptor, at, reason)
                     self._close_segment(at)
                 else:
-                    return self._write(descriptor, at, events)
+                    events = decide(at)
+                    return self._write(descriptor, at, events) if events else []
 
     def rotate(self, reason: str) -> Record:
         """End the epoch; its last record. Raises as commit."""
@@ -193,7 +195,7 @@ def _record(at: Standing, seq: int, event: str, fields: dict[str, Any], *, first
         batch=at.batch,
         epoch=at.epoch,
         time=format_time(datetime.now(UTC)),
-        boot=_boot_id(),
+        boot=boot_id(),
         pid=os.getpid(),
         event=event,
         prev=at.prev if first and at.prev else None,
@@ -201,7 +203,8 @@ def _record(at: Standing, seq: int, event: str, fields: dict[str, Any], *, first
     )
 
 
-def _boot_id() -> str:
+def boot_id() -> str:
+    """The kernel's name for this run of the machine; empty where there is none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:

@@ -1,5 +1,6 @@
 """The fast reading and the precise one agree, whatever is done to a log."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from modelvault.audit.quick import QuickScan
 from modelvault.audit.scan import Scan
 from modelvault.audit.segments import closed_segments, snapshot
 from modelvault.audit.standing import Standing
+from modelvault.audit.writing import Event
 from modelvault.errors import AuditTampered
 from modelvault.keys import HostKey, HostPublic, store
 
@@ -25,10 +27,10 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Log:
     path = store.write_pair(folder / "keys", "host", key.to_pem(None), key.public.to_pem())
     writer = AuditLog(folder / "audit.log", LogKey.read(str(path)))
     fill(writer, 2)
-    writer._file.commit([("load.intent", {"many": n}) for n in range(3)], writer._due)
+    writer.append_decided(lambda at: [("load.intent", {"many": n}) for n in range(3)])
     writer.rotate()
     fill(writer, 2)
-    writer._file.commit([("load.intent", {"many": n}) for n in range(2)], writer._due)
+    writer.append_decided(lambda at: [("load.intent", {"many": n}) for n in range(2)])
     lines = [line for file in [*closed_segments(writer.path), writer.path] for line in file.read_bytes().splitlines()]
     return writer.path, key.public, lines
 
@@ -104,7 +106,8 @@ def test_fields_that_look_like_the_logs_own(tmp_path: Path) -> None:
     key = HostKey.generate()
     writer = AuditLog(tmp_path / "audit.log", key)
     for nested in ({"prev": "x"}, {"event": "key.rotated"}, {"event": "pruned"}, {"checkpoint": "x"}, {"leaf": "x"}):
-        writer._file.commit([("load.intent", {"a": nested}), ("load.done", {"a": nested})], writer._due)
+        events: list[Event] = [("load.intent", {"a": nested}), ("load.done", {"a": nested})]
+        writer.append_decided(partial(lambda events, at: events, events))
         fast, precise = readings(writer.path, key.public)
         assert precise is not None
         assert fast is None or fast.tree.root() == precise.tree.root()
