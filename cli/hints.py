@@ -27,7 +27,10 @@ _HINTS: tuple[tuple[type[errors.ModelVaultError], str, str], ...] = (
     (errors.ModelError, "no record of a mark", "give the unmarked model with --original, or the record with --record"),
     (errors.ModelVaultError, "plots need matplotlib", "pip install 'modelvault[plots]'"),
     (errors.FileError, "exists already", "choose another place, or pass --force where there is one"),
-    (errors.AuditTampered, "records after the last head", "the next load puts the torn tail aside and says so"),
+    (errors.AuditTampered, "follows the last head", "the next load puts the torn tail aside and says so"),
+    (errors.AuditTampered, "were committed", "compare with a checkpoint kept elsewhere: audit verify --against FILE"),
+    (errors.AuditUnavailable, "does not hold", "put the present key back, or begin a new log with a new host key"),
+    (errors.PolicyDenied, "witnesses cosigned", "have it cosigned: modelvault audit witness URL --by VKEY"),
 )
 
 

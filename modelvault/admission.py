@@ -11,8 +11,8 @@ from modelvault import ledger, remote, seats
 from modelvault._codec import format_time, parse_time
 from modelvault.audit import AuditLog
 from modelvault.audit.cosigned import check_fresh
-from modelvault.audit.log import Event, boot_id
 from modelvault.audit.standing import Standing
+from modelvault.audit.writing import Event, boot_id
 from modelvault.errors import NoMatchingKey, PolicyDenied
 from modelvault.machine import machine_id
 from modelvault.manifest import GrantStatement, ModelStatement, version_key

@@ -75,6 +75,8 @@ def open_into(
     record: dict[str, Any] = {"load": secrets.token_hex(8), "file": Path(remote.display(path)).name}
     permit: Permit | None = None
     try:
+        policy = defaults.trust_policy(trust)
+        check_log(log, policy)  # first: it says which fields even a refusal must conceal
         settings = SessionSettings(
             sess_options=sess_options,
             providers=options.providers(providers, provider_options, available_providers()),
@@ -83,7 +85,7 @@ def open_into(
             queries=queries,
             outputs=outputs,
         )
-        policy, own = defaults.trust_policy(trust), defaults.recipient(identity, passphrase)
+        own = defaults.recipient(identity, passphrase)
         request = Request(
             trust=policy,
             recipient=own.public.fingerprint,
@@ -93,7 +95,6 @@ def open_into(
             hardening=check_level(hardening),
             purpose=purpose,
         )
-        check_log(log, request.trust)
         with SealedFile(path) as sealed:
             authorised = authorise(sealed, request, record)
             apply(request.hardening)

@@ -11,7 +11,7 @@ from typing import Any
 from modelvault import _files, ledger
 from modelvault.admission import Authorised, Request, authorise, check_log
 from modelvault.audit import AuditLog
-from modelvault.audit.log import Event
+from modelvault.audit.writing import Event
 from modelvault.audit.standing import Standing
 from modelvault.commitment import Commitment
 from modelvault.container import MAGIC
