@@ -61,9 +61,11 @@ def prune(log: Path | None, before: str, key: str, passphrase_file: Path | None,
 
     A record in the log says up to where pruning was allowed; anything missing beyond that is damage.
     """
+    from modelvault import ledger
     from modelvault.audit import pruning
 
     writer, first = _open(log, key, passphrase_file)
+    ledger.keep(writer)  # what loads were counted by the records that may go
     minimum, paths = pruning.prune(writer, first, parse_since(before, "--before"))
     facts = {"log": str(writer.path), "first_record_kept": minimum, "segments_pruned": [p.name for p in paths]}
     _print(facts, as_json)

@@ -6,6 +6,7 @@ import click
 
 from modelvault._codec import format_time
 from modelvault.cli.common import PLACE, json_option, print_fields, print_json, print_table, size
+from modelvault.cli.license import describe
 from modelvault.verification import PublicFacts, inspect
 
 
@@ -23,7 +24,6 @@ def command(file: str | Path, as_json: bool) -> None:
 
 def _print(facts: PublicFacts) -> None:
     s = facts.statement
-    policy = ", ".join(f"{key} {value}" for key, value in s.policy.to_dict().items())
     print_fields(
         [
             ("model", f"{s.name} {s.version}"),
@@ -31,7 +31,7 @@ def _print(facts: PublicFacts) -> None:
             ("statement", facts.statement_digest.hex()),
             ("payload", f"{size(s.payload_size)} in {len(s.extents)} extents"),
             ("signed by", list(facts.signers)),
-            ("policy", policy or "no limits"),
+            ("policy", describe(s.policy)),
             ("watermark", f"committed by {s.watermark.owner}" if s.watermark else "none"),
         ]
     )

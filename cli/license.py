@@ -17,8 +17,9 @@ from modelvault.licencecheck import check as check_load
 from modelvault.machine import machine_id
 from modelvault.manifest import GrantStatement
 from modelvault.options import CPU
-from modelvault.policy import Quota, Terms
+from modelvault.policy import Terms
 from modelvault.sealedfile import MAX_GRANT_ENVELOPE, UnverifiedGrant
+from modelvault.termtable import Quota
 from modelvault.verification import inspect
 
 
@@ -30,6 +31,13 @@ def _quota(what: str) -> Callable[[Quota], str]:
     return lambda quota: f"at most {quota.count} {what} {'in all' if quota.per == 'ever' else f'a {quota.per} (UTC)'}"
 
 
+QUERIES = {
+    "per_minute": "calls a minute at most",
+    "total": "calls in all at most",
+    "rejected": "share of rejected inputs at most",
+    "near_duplicates": "share of near-duplicates at most",
+    "equal_steps": "share of equal steps at most",
+}
 WORDS: dict[str, Callable[[Any], str]] = {
     "not_before": lambda moment: f"from {format_time(moment)}",
     "not_after": lambda moment: f"until {format_time(moment)}",
@@ -45,6 +53,11 @@ WORDS: dict[str, Callable[[Any], str]] = {
     "memory": lambda mode: f"in memory mode {mode}",
     "hardening": lambda level: f"with hardening {level}",
     "purposes": _any_of("for the declared purpose"),
+    "queries": lambda limits: "by caller, " + ", ".join(f"{QUERIES[k]} {v}" for k, v in limits.to_dict().items()),
+    "cosigned": lambda term: (
+        f"while {term.threshold} of these witnesses cosigned the audit log in the last {term.hours} hours: "
+        + ", ".join(key.name for key in term.by)
+    ),
 }
 
 

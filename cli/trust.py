@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from modelvault import _files
+from modelvault import _files, remote
 from modelvault.cli.common import FILE, json_option, print_json, print_table
 from modelvault.defaults import trust_path
 from modelvault.envelope import Envelope
@@ -51,19 +51,22 @@ def add(
 
 
 @command.command(epilog="Example: modelvault trust revocations revocations.json --key acme-revoker.pub --max-age 72")
-@click.argument("path", type=FILE)
+@click.argument("place", metavar="PATH|URL")
 @click.option("--key", "keys", multiple=True, required=True, metavar="KEY", help="A key that may sign it. Repeatable.")
 @click.option("--threshold", default=1, show_default=True, help="How many of the keys must have signed.")
 @click.option("--max-age", "hours", type=int, metavar="HOURS", help="Load nothing once the list is older.")
 @_POLICY
-def revocations(path: Path, keys: tuple[str, ...], threshold: int, hours: int | None, trust: Path | None) -> None:
-    """Obey the revocation list at PATH. From then on nothing loads without it."""
+def revocations(place: str, keys: tuple[str, ...], threshold: int, hours: int | None, trust: Path | None) -> None:
+    """Obey the revocation list at a path or fsspec URL. From then on nothing loads without it."""
     policy = trust or trust_path()
-    place = path.absolute()
-    inside = place.relative_to(policy.parent.absolute()) if place.is_relative_to(policy.parent.absolute()) else place
+    location = place if remote.is_url(place) else _seen_from(policy.parent.absolute(), Path(place).absolute())
     files = [store.find("publisher", key, ".pub") for key in keys]
-    require_revocations(policy, str(inside), files, threshold=threshold, max_age_hours=hours)
-    click.echo(f"{policy}: obeys {place}{f', at most {hours} hours old' if hours else ''}")
+    require_revocations(policy, location, files, threshold=threshold, max_age_hours=hours)
+    click.echo(f"{policy}: obeys {remote.display(location)}{f', at most {hours} hours old' if hours else ''}")
+
+
+def _seen_from(folder: Path, path: Path) -> str:
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
 @command.command(epilog="Example: modelvault trust follow acme.1.handover")

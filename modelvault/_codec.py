@@ -92,13 +92,13 @@ class Fields:
         self._left = dict(value)
         self.path = path
 
-    def _take(self, key: str, kind: type, default: Any, words: str) -> Any:
+    def _take(self, key: str, kind: type | tuple[type, ...], default: Any, words: str) -> Any:
         if key not in self._left:
             if default is not ...:
                 return default
             raise FormatError(f"{self.path}.{key}: missing")
         value = self._left.pop(key)
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
             raise FormatError(f"{self.path}.{key}: expected {words}, got {type(value).__name__}")
         return value
 
@@ -110,6 +110,12 @@ class Fields:
 
     def integer(self, key: str, default: Any = ..., *, low: int = 0, high: int = 2**63 - 1) -> int:
         value: int = self._take(key, int, default, "an integer")
+        if value is not None and not low <= value <= high:
+            raise FormatError(f"{self.path}.{key}: expected {low} to {high}, got {value}")
+        return value
+
+    def number(self, key: str, default: Any = ..., *, low: float, high: float) -> float:
+        value: float = self._take(key, (int, float), default, "a number")
         if value is not None and not low <= value <= high:
             raise FormatError(f"{self.path}.{key}: expected {low} to {high}, got {value}")
         return value

@@ -1,32 +1,32 @@
 """Whether a load is allowed: trust, revocations, grant, terms, and what the audit log says about loads so far."""
 
 import os
-import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelvault import ledger, remote, seats
+from modelvault import remote
 from modelvault._codec import format_time, parse_time
 from modelvault.audit import AuditLog
-from modelvault.audit.cosigned import check_fresh
+from modelvault.audit.cosigned import check_fresh, cosigned_path, read_cosigned
+from modelvault.audit.replay import holds_checkpoint
 from modelvault.audit.standing import Standing
-from modelvault.audit.writing import Event, boot_id
+from modelvault.checkpoint import Checkpoint
 from modelvault.errors import NoMatchingKey, PolicyDenied
 from modelvault.machine import machine_id
 from modelvault.manifest import GrantStatement, ModelStatement, version_key
-from modelvault.metering import Limit, RunMeter
+from modelvault.metering import Limit
 from modelvault.policy import Situation, Terms
 from modelvault.sealedfile import MAX_GRANT_ENVELOPE, SealedFile, UnverifiedGrant
-from modelvault.seats import Seat
+from modelvault.termtable import QUERY_LIMITS, Cosigned
 from modelvault.trust import TrustPolicy, VerifiedModel
 from modelvault.trustupdates import UpdatedTrust, updated
-from modelvault.usage import OpenSession, Usage
+from modelvault.usage import Usage, subject
 from modelvault.verification import verify_grant
 
 if TYPE_CHECKING:
-    from modelvault.session import GuardedSession
+    from modelvault.guards import QueryLimits
 
 CLOCK_TOLERANCE = timedelta(seconds=60)  # what time servers may correct without a load being refused
 
@@ -64,9 +64,9 @@ class Authorised:
         """The publisher's policy for everybody, and this recipient's licence."""
         policy, licence = self.statement.policy, self.grant.licence
         return (
-            Limit(subject=f"model:{self.digest.hex()}", terms=policy, source=f"{self.source}: policy"),
+            Limit(subject=subject("model", self.digest.hex()), terms=policy, source=f"{self.source}: policy"),
             Limit(
-                subject=f"grant:{self.grant.grant_id}",
+                subject=subject("grant", self.grant.grant_id),
                 terms=licence,
                 source=f"{self.source}: grant {self.grant.grant_id}",
             ),
@@ -81,10 +81,21 @@ class Authorised:
     def _terms(self) -> list[Terms]:
         return [limit.terms for limit in self.limits]
 
-    def check(self, usage: Usage, at: Standing | None, key: str, now: datetime) -> None:
+    def queries(self, given: "QueryLimits | None") -> "QueryLimits | None":
+        """The caller's own limits of the query guard, as strict as the terms ask for at least."""
+        wanted = [t.queries for t in self._terms if t.queries is not None]
+        if not wanted:
+            return given
+        from modelvault.guards import QueryLimits
+
+        sides = [side for side in (given, *wanted) if side is not None]
+        values = {name: [v for side in sides if (v := getattr(side, name)) is not None] for name in QUERY_LIMITS}
+        return QueryLimits(**{name: min(found) for name, found in values.items() if found})
+
+    def check(self, usage: Usage, at: Standing | None, log: AuditLog, now: datetime) -> None:
         """PolicyDenied or Revoked unless the log's past and every term allow this load; seats are not looked at.
 
-        ``at`` is None for a log that is still to be opened; ``key`` is the log's first key.
+        The caller holds the log's lock; ``at`` is None for a log that is still to be opened.
         """
         moment = self._clock(usage, now)
         self.trust.check_age(moment)
@@ -93,7 +104,7 @@ class Authorised:
             now=moment,
             version=self.statement.version,
             providers=self.request.providers,
-            host=key,
+            host=log.key_fingerprint,
             log=at.origin if at else "",
             machine=machine_id(),
             memory=self.request.memory,
@@ -103,6 +114,8 @@ class Authorised:
         for limit in self.limits:
             limit.terms.check(situation, limit.source)
             limit.check_counts(usage, format_time(moment))
+            if limit.terms.cosigned is not None:
+                _check_cosigned(log.path, limit.terms.cosigned, at, moment, limit.source)
         modes = {t.memory for t in self._terms if t.memory is not None}
         if len(modes) > 1:
             raise PolicyDenied(f"{self.source}: policy and grant ask for different memory modes")
@@ -122,12 +135,12 @@ class Authorised:
     def _check_memory(self, usage: Usage) -> None:
         """Nothing older than what the log has seen: model version, revocation list, hand-over."""
         publisher, statement = self.model.publisher, self.statement
-        highest = usage.versions.get(f"{publisher.name}/{statement.name}", "0")
+        highest = usage.versions.get(subject("version", publisher.name, statement.name), "0")
         if not publisher.allow_older and version_key(statement.version) < version_key(highest):
             raise PolicyDenied(
                 f"{self.source}: version {statement.version} is older than {highest}, which this host has loaded"
             )
-        if publisher.handover < (seen := usage.handovers.get(publisher.name, 0)):
+        if publisher.handover < (seen := usage.handovers.get(subject("publisher", publisher.name), 0)):
             raise PolicyDenied(
                 f"publisher {publisher.name}: hand-overs end at {publisher.handover}, this host has followed {seen}"
             )
@@ -143,7 +156,10 @@ class Authorised:
 
 
 def check_log(log: AuditLog, trust: TrustPolicy) -> None:
-    """PolicyDenied unless the log is the one that the trust policy pins; the log takes over what it says."""
+    """The log takes over what the trust policy says of it.
+
+    PolicyDenied unless it is the log that the policy pins, and lately cosigned by the witnesses that it names.
+    """
     if trust.audit_key is not None and log.key_fingerprint != trust.audit_key:
         raise PolicyDenied(f"audit log is signed by {log.key_fingerprint}, the trust policy expects {trust.audit_key}")
     log.obey(trust.audit)
@@ -165,7 +181,8 @@ def authorise(
     record |= trust.seen()
     verified = trust.policy.verify_model(sealed.envelope, statement, source)
     record |= {"publisher": verified.publisher.name, "signers": sorted(verified.signers)}
-    record |= {"recipient": request.recipient}
+    of = subject("version", verified.publisher.name, statement.name)
+    record |= {"recipient": request.recipient, "loaded": {"of": of, "version": statement.version}}
     trust.check_model(verified, digest, source)
     trust.check("recipient", (request.recipient,), source)
     grant = _find_grant(sealed, request, verified, trust, purposes)
@@ -195,84 +212,17 @@ def _find_grant(
     raise NoMatchingKey(f"{where}: no grant to {' or '.join(purposes)} this model for {mine}")
 
 
-@dataclass(slots=True, kw_only=True)
-class Permit:
-    """What an admitted load holds until its session is closed: a seat and a meter of runs, where terms ask for them."""
+def _check_cosigned(log: Path, terms: Cosigned, at: Standing | None, now: datetime, source: str) -> None:
+    """PolicyDenied unless witnesses lately saw this log, and it still holds what they saw.
 
-    log: AuditLog
-    record: dict[str, Any]
-    memory: str
-    meter: RunMeter | None = None
-    seat: Seat | None = None
-    _ended: bool = field(default=False)
-
-    def meter_runs(self, session: "GuardedSession") -> None:
-        """From now on every run of the session takes one from the meter, where there is one."""
-        if self.meter is None:
-            return
-        spend, whose, kind = self.meter.spend, weakref.ref(session), type(session)
-
-        def enter(count: int = 1) -> None:
-            for _ in range(count):
-                spend()
-            if (alive := whose()) is not None:
-                kind._enter(alive, count)
-
-        session._enter = enter  # type: ignore[method-assign]
-
-    def close(self, counters: dict[str, Any]) -> None:
-        """Write the record of the session's end, and give up the seat. Raises AuditUnavailable."""
-        try:
-            lease = {} if self.meter is None else self.meter.close()
-            self.log.append("session.closed", load=self.record["load"], model=self.record["model"], **counters, **lease)
-            self._ended = True
-        finally:
-            self.release(logged=self._ended)
-
-    def release(self, *, logged: bool) -> None:
-        """Give up the seat of a load that did not become a session."""
-        if self.seat is not None:
-            self.seat.release(logged=logged)
-
-
-def admit(log: AuditLog, authorised: Authorised, record: dict[str, Any]) -> Permit:
-    """Check every term against the log and write the record of intent, with nobody else appending in between.
-
-    Raises PolicyDenied, Revoked, AuditUnavailable, AuditTampered.
+    A log put back to an older copy, with all that lies beside it, does not: that is what the term is for.
     """
-    permit = Permit(log=log, record=record, memory=authorised.memory)
-
-    def decide(usage: Usage, at: Standing) -> list[Event]:
-        authorised.check(usage, at, log.key_fingerprint, datetime.now(UTC))
-        lost = check_seats(log.path, authorised, usage)
-        seated = [limit.subject for limit in authorised.limits if limit.terms.max_sessions is not None]
-        counted = [limit.subject for limit in authorised.limits if limit.counted]
-        if seated:
-            permit.seat = Seat(log.path, record["load"])
-        if any(limit.terms.max_runs is not None for limit in authorised.limits):
-            permit.meter = RunMeter(log, record, authorised.limits)
-        intent = {**record, **({"counts": counted} if counted else {}), **({"seats": seated} if seated else {})}
-        return [("load.intent", intent), *(("session.lost", {"load": s.load}) for s in lost)]
-
     try:
-        records = ledger.decided(log, decide)
-    except BaseException:
-        permit.release(logged=True)  # the log knows nothing of this load
-        raise
-    for ended in records[1:]:
-        seats.forget(log.path, ended.fields["load"])
-    return permit
-
-
-def check_seats(log: Path, authorised: Authorised, usage: Usage) -> list[OpenSession]:
-    """The sessions whose process ended without a word; PolicyDenied where living ones take every seat allowed."""
-    lost: dict[str, OpenSession] = {}
-    for limit in authorised.limits:
-        if limit.terms.max_sessions is None:
-            continue
-        taken = usage.open_for(limit.subject)
-        gone = [s for s in taken if s.boot != boot_id() or not seats.is_held(log, s.load)]
-        if len(taken) - len(gone) >= limit.terms.max_sessions:
-            raise PolicyDenied(f"{limit.source}: {limit.terms.max_sessions} session(s) allowed at once, all are open")
-        lost |= {s.load: s for s in gone}
-    return list(lost.values())
+        if at is None:
+            raise PolicyDenied("audit log: there is none yet")
+        check_fresh(log, terms.by, terms.threshold, timedelta(hours=terms.hours), now)
+        checkpoint = Checkpoint.from_text(read_cosigned(cosigned_path(log)).text, str(cosigned_path(log)))
+        if not holds_checkpoint(log, checkpoint, at):
+            raise PolicyDenied(f"audit log: the head of {checkpoint.size} records that was cosigned is not in it")
+    except PolicyDenied as error:
+        raise PolicyDenied(f"{source}: {error}") from None

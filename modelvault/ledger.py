@@ -45,6 +45,14 @@ def decided(log: AuditLog, decide: Callable[[Usage, Standing], list[Event]]) -> 
     return records
 
 
+def keep(log: AuditLog) -> None:
+    """Write what the log amounts to into the log itself, so that earlier records may be pruned and still count.
+
+    Raises AuditUnavailable, AuditTampered.
+    """
+    decided(log, lambda usage, at: [("usage.kept", {"kept": part}) for part in usage.parts()])
+
+
 def peek(log: AuditLog) -> tuple[Usage, Standing] | None:
     """What the log holds now, and where it stands; None where there is no log yet. Writes no record.
 
@@ -65,7 +73,7 @@ def current(log: Path, at: Standing) -> Usage:
     """What the records before ``at`` amount to; the caller holds the log's lock. Raises AuditTampered."""
     place, usage = _remembered(log, at) or (Place(), Usage())
     try:
-        usage.whole &= replay(log, place, at, usage.apply)
+        replay(log, place, at, usage.apply, usage.miss)
     except (FormatError, FileError) as error:
         raise AuditTampered(str(error)) from None
     return usage

@@ -7,8 +7,9 @@ from typing import Any
 
 from modelvault import ledger
 from modelvault._codec import format_time
-from modelvault.admission import Authorised, Request, authorise, check_log, check_seats
+from modelvault.admission import Authorised, Request, authorise, check_log
 from modelvault.audit import AuditLog
+from modelvault.permit import check_seats
 from modelvault.sealedfile import SealedFile
 from modelvault.usage import Usage
 
@@ -40,7 +41,7 @@ def check(path: str | os.PathLike[str], request: Request, log: AuditLog) -> Allo
         authorised = authorise(sealed, request, {})
     usage, at = ledger.peek(log) or (Usage(), None)
     now = datetime.now(UTC)
-    authorised.check(usage, at, log.key_fingerprint, now)
+    authorised.check(usage, at, log, now)
     check_seats(log.path, authorised, usage)
     return Allowance(authorised=authorised, left=_left(authorised, usage, format_time(now)))
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelvault import defaults, options, remote
-from modelvault.admission import Permit, Request, admit, authorise, check_log
+from modelvault.admission import Request, authorise, check_log
 from modelvault.audit import AuditLog
 from modelvault.decryption import decrypt
 from modelvault.errors import AuditUnavailable, ModelVaultError
 from modelvault.filekey import FileKey, Identity
 from modelvault.hardening import apply, check_buffers, check_level
+from modelvault.permit import Permit, admit
 from modelvault.sealedfile import Progress, SealedFile
 from modelvault.trust import TrustPolicy
 
@@ -102,7 +103,8 @@ def open_into(
             key = FileKey.open(authorised.grant, own, sealed.statement)
             model = decrypt(sealed, key, progress, lambda locked: check_buffers(request.hardening, locked))
             statement = sealed.statement
-        session._start(model, statement, replace(settings, memory=permit.memory), permit.close)
+        settings = replace(settings, memory=permit.memory, queries=authorised.queries(queries))
+        session._start(model, statement, settings, permit.close)
         permit.meter_runs(session)
     except BaseException as error:
         logged = _denied(log, record, error)

@@ -11,7 +11,8 @@ from modelvault.audit import AuditLog
 from modelvault.audit.standing import Standing
 from modelvault.audit.writing import Event
 from modelvault.errors import PolicyDenied
-from modelvault.policy import Quota, Terms
+from modelvault.policy import Terms
+from modelvault.termtable import Quota
 from modelvault.usage import Usage, bucket
 
 LEASES = 100  # a lease is this share of a quota: what a killed process loses, and how often the log is written

@@ -1,8 +1,6 @@
 """Terms of use: a publisher's policy for everybody and a grant's licence for one recipient have the same shape."""
 
-import re
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -10,26 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from modelvault import _files
-from modelvault._codec import Fields, format_time, parse_time
+from modelvault._codec import Fields, format_time
 from modelvault._version import __version__
 from modelvault.errors import FormatError, PolicyDenied
+from modelvault.termtable import TERMS, Cosigned, Queries, Quota, listing, loader_version
 
 MAX_POLICY = 2**20
-PERIODS = ("hour", "day", "month", "ever")
-MEMORY_MODES = ("lean", "fast")
-HARDENING = ("standard", "strict")
-_NUMBERS = re.compile(r"[0-9]+(\.[0-9]+)*")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quota:
-    """At most ``count`` in each UTC calendar ``per``: hour, day, month, or ever."""
-
-    count: int
-    per: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"count": self.count, "per": self.per}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,12 +53,14 @@ class Terms:
     memory: str | None = None
     hardening: str | None = None
     purposes: tuple[str, ...] | None = None
+    queries: Queries | None = None
+    cosigned: Cosigned | None = None
 
     @property
     def timed(self) -> bool:
         """Whether the clock decides about anything."""
         quotas = [q for q in (self.max_loads, self.max_runs) if q is not None]
-        return bool(self.not_before or self.not_after or any(q.per != "ever" for q in quotas))
+        return bool(self.not_before or self.not_after or self.cosigned or any(q.per != "ever" for q in quotas))
 
     def to_dict(self) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in TERMS}
@@ -95,7 +81,7 @@ class Terms:
         if self.not_after is not None and at.now > self.not_after:
             raise PolicyDenied(f"{source}: expired at {format_time(self.not_after)}")
         if self.versions is not None and not any(fnmatchcase(at.version, pattern) for pattern in self.versions):
-            raise PolicyDenied(f"{source}: model version {at.version} is not among {_list(self.versions)}")
+            raise PolicyDenied(f"{source}: model version {at.version} is not among {listing(self.versions)}")
         for provider in at.providers:
             # The CPU provider is onnxruntime's fallback, but a publisher may leave it out of its list on purpose.
             _among(provider, self.providers, f"{source}: provider")
@@ -107,8 +93,8 @@ class Terms:
 
     def _check_loader(self, at: Situation, source: str) -> None:
         if self.min_loader is not None:
-            needed = _loader_version(self.min_loader, source)
-            if _loader_version(__version__, "version") < needed:
+            needed = loader_version(self.min_loader, source)
+            if loader_version(__version__, "version") < needed:
                 raise PolicyDenied(f"{source}: needs modelvault {self.min_loader} or later, this is {__version__}")
         if self.memory is not None and at.memory not in ("auto", self.memory):
             raise PolicyDenied(f"{source}: needs memory mode {self.memory}, got {at.memory}")
@@ -118,107 +104,7 @@ class Terms:
 
 def _among(value: str | None, allowed: tuple[str, ...] | None, what: str) -> None:
     if allowed is not None and value not in allowed:
-        raise PolicyDenied(f"{what} {value or '(none)'} is not among {_list(allowed)}")
-
-
-def _list(values: tuple[str, ...]) -> str:
-    return ", ".join(values) or "(nothing)"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
-    """How a term's value is read, written and described: the parser and the JSON schema come from one table."""
-
-    read: Callable[[Fields, str], Any]
-    write: Callable[[Any], Any]
-    schema: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Term:
-    """One row of the table of terms."""
-
-    kind: Kind
-    meaning: str
-
-
-def _choice_of(allowed: tuple[str, ...]) -> Kind:
-    def read(fields: Fields, key: str) -> str | None:
-        text = fields.text(key, None)
-        if text is not None and text not in allowed:
-            raise FormatError(f"{fields.path}.{key}: expected one of {_list(allowed)}, got {text[:40]!r}")
-        return text
-
-    return Kind(read=read, write=str, schema={"enum": list(allowed)})
-
-
-def _time(fields: Fields, key: str) -> datetime | None:
-    text = fields.text(key, None)
-    return None if text is None else parse_time(text, f"{fields.path}.{key}")
-
-
-def _quota(fields: Fields, key: str) -> Quota | None:
-    value = fields.mapping(key, None)
-    if value is None:
-        return None
-    inner = Fields(value, f"{fields.path}.{key}")
-    quota = Quota(count=inner.integer("count"), per=inner.text("per", "ever"))
-    inner.done()
-    if quota.per not in PERIODS:
-        raise FormatError(f"{inner.path}.per: expected one of {_list(PERIODS)}, got {quota.per[:40]!r}")
-    return quota
-
-
-def _version(fields: Fields, key: str) -> str | None:
-    text = fields.text(key, None, limit=32)
-    if text is not None:
-        _loader_version(text, f"{fields.path}.{key}")
-    return text
-
-
-TEXTS_LIMIT = 1024
-COUNT = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
-_TIME = Kind(read=_time, write=format_time, schema={"type": "string", "format": "date-time"})
-_TEXTS = Kind(
-    read=lambda fields, key: fields.texts(key, None, limit=TEXTS_LIMIT),
-    write=list,
-    schema={"type": "array", "items": {"type": "string"}, "maxItems": TEXTS_LIMIT},
-)
-_COUNT = Kind(read=lambda fields, key: fields.integer(key, None), write=int, schema=COUNT)
-_QUOTA = Kind(
-    read=_quota,
-    write=Quota.to_dict,
-    schema={
-        "type": "object",
-        "properties": {"count": COUNT, "per": {"enum": list(PERIODS)}},
-        "required": ["count"],
-        "additionalProperties": False,
-    },
-)
-_VERSION = Kind(read=_version, write=str, schema={"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)*$", "maxLength": 32})
-
-TERMS: dict[str, Term] = {
-    "not_before": Term(kind=_TIME, meaning="no load before this time"),
-    "not_after": Term(kind=_TIME, meaning="no load after this time"),
-    "versions": Term(kind=_TEXTS, meaning="model versions, patterns such as 2.* allowed"),
-    "providers": Term(kind=_TEXTS, meaning="onnxruntime execution providers"),
-    "hosts": Term(kind=_TEXTS, meaning="fingerprints of the host keys that audit logs begin with"),
-    "machines": Term(kind=_TEXTS, meaning="values of `modelvault license machine`"),
-    "logs": Term(kind=_TEXTS, meaning="origins of audit logs: a new log is another one"),
-    "max_sessions": Term(kind=_COUNT, meaning="sessions open at once on a host"),
-    "max_loads": Term(kind=_QUOTA, meaning="loads in a UTC calendar period, counted by the audit log"),
-    "max_runs": Term(kind=_QUOTA, meaning="runs in a UTC calendar period, counted by the audit log"),
-    "min_loader": Term(kind=_VERSION, meaning="oldest version of modelvault that may load"),
-    "memory": Term(kind=_choice_of(MEMORY_MODES), meaning="memory mode; auto becomes this one"),
-    "hardening": Term(kind=_choice_of(HARDENING), meaning="hardening level of the loading process"),
-    "purposes": Term(kind=_TEXTS, meaning="purposes of which the caller must declare one"),
-}
-
-
-def _loader_version(text: str, field: str) -> tuple[int, ...]:
-    if not _NUMBERS.fullmatch(text):
-        raise FormatError(f"{field}: expected numbers joined by dots, got {text[:40]!r}")
-    return tuple(int(part) for part in text.split("."))
+        raise PolicyDenied(f"{what} {value or '(none)'} is not among {listing(allowed)}")
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:

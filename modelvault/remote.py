@@ -1,4 +1,4 @@
-"""Sealed models and grants at any fsspec URL (s3, gs, az, https ...): bounded reads, and a cache of ciphertext.
+"""Sealed models, grants, revocation lists at any fsspec URL (s3, gs, az, https): bounded reads, a cache of ciphertext.
 
 Only what is signed is read from afar. A trust policy is not: it stays a local file.
 """

@@ -9,7 +9,7 @@ from typing import Any
 
 from modelvault.auditterms import AuditTerms
 from modelvault.cosignature import VerifierKey
-from modelvault.policy import TERMS
+from modelvault.termtable import TERMS
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"

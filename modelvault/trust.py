@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from modelvault import _files
+from modelvault import _files, remote
 from modelvault._codec import Fields
 from modelvault.auditterms import AuditTerms
 from modelvault.envelope import Envelope, Verifier
@@ -84,7 +84,7 @@ class VerifiedModel:
 class RevocationTerms:
     """Where the revocation list lies, how old it may be (None: as old as it is), and who may have signed it."""
 
-    path: Path
+    place: Path | str
     max_age: timedelta | None
     threshold: int
     keys: tuple[Verifier, ...]
@@ -157,9 +157,10 @@ def _revocation(item: Any, field: str, folder: Path) -> RevocationTerms | None:
     if item is None:
         return None
     fields = Fields(item, field)
+    place = fields.text("list")
     hours = fields.integer("max_age_hours", None, low=1, high=876_000)
     terms = RevocationTerms(
-        path=folder / fields.text("list"),
+        place=place if remote.is_url(place) else folder / place,
         max_age=None if hours is None else timedelta(hours=hours),
         threshold=fields.integer("threshold", 1, low=1, high=64),
         keys=_keys(fields, folder),
@@ -228,7 +229,9 @@ def add_publisher(
 def require_revocations(
     policy: Path, location: str, key_files: list[Path], *, threshold: int = 1, max_age_hours: int | None = None
 ) -> RevocationTerms:
-    """Let a policy file ask for a revocation list at ``location``, a path relative to its folder, signed by these keys.
+    """Let a policy file ask for a revocation list signed by these keys.
+
+    ``location`` is a URL, or a path relative to the policy's folder.
 
     Raises FormatError, FileError.
     """

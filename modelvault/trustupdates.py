@@ -5,12 +5,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from modelvault import _files
+from modelvault import _files, remote
 from modelvault.envelope import Envelope
 from modelvault.errors import FileError, FormatError, PolicyDenied, UntrustedPublisher
 from modelvault.handover import MAX_HANDOVER, Handover
 from modelvault.revocation import MAX_LIST_ENVELOPE, RevocationList
 from modelvault.trust import Publisher, RevocationTerms, TrustPolicy, VerifiedModel
+from modelvault.usage import subject
 
 HANDOVERS = "handovers"
 MAX_CHAIN = 1000
@@ -43,7 +44,7 @@ class UpdatedTrust:
         found: dict[str, Any] = {}
         if (known := self.revocations) is not None:
             found["revocations"] = {"list": known.name, "number": known.number, "digest": known.digest}
-        followed = {p.name: p.handover for p in self.policy.publishers if p.handover}
+        followed = {subject("publisher", p.name): p.handover for p in self.policy.publishers if p.handover}
         return found | ({"handovers": followed} if followed else {})
 
 
@@ -66,10 +67,10 @@ def read_revocations(terms: RevocationTerms) -> RevocationList:
     Raises PolicyDenied where it cannot be read; UntrustedPublisher, SignatureInvalid, FormatError.
     """
     try:
-        data = _files.read_bytes(terms.path, limit=MAX_LIST_ENVELOPE)
+        data = remote.read_bytes(terms.place, limit=MAX_LIST_ENVELOPE)
     except FileError as error:
         raise PolicyDenied(f"the revocation list cannot be read, and the trust policy needs it: {error}") from None
-    source = str(terms.path)
+    source = remote.display(terms.place)
     envelope = Envelope.from_bytes(data, source, limit=MAX_LIST_ENVELOPE)
     signers = envelope.verified_by(terms.keys)
     if len(signers) < terms.threshold:

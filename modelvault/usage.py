@@ -5,19 +5,30 @@ count means breaking the log.
 """
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from modelvault._codec import Fields
+from modelvault._codec import Fields, json_encode
 from modelvault.audit.lines import Record
 from modelvault.manifest import version_key
 
 _BUCKETS = {"hour": 13, "day": 10, "month": 7, "ever": 0}  # characters of an RFC 3339 time in UTC that name the period
 
+PART = 200  # subjects a record holds at most
+
 
 def bucket(time: str, per: str) -> str:
     """The calendar period that a time belongs to; one text a period."""
     return time[: _BUCKETS[per]]
+
+
+def subject(kind: str, *names: str) -> str:
+    """What counts are kept by: names a grant, model, or publisher without giving it away, 32 hex digits.
+
+    Records may conceal names and be redacted later; this much of them stays, and tells nobody who cannot guess them.
+    """
+    return hashlib.sha256(json_encode([kind, *names])).hexdigest()[:32]
 
 
 def _moment(time: str) -> str:
@@ -36,11 +47,11 @@ class OpenSession:
 
 @dataclass(slots=True, kw_only=True)
 class Usage:
-    """``latest`` is the newest time in the log. Subjects are ``grant:ID`` and ``model:DIGEST``.
+    """``latest`` is the newest time in the log. Everything is kept by :func:`subject`, but revocation lists by name.
 
-    ``counts`` holds, by subject and period, the period's name, loads and runs. ``versions`` are the highest loaded, by
-    publisher and model; ``lists`` the highest number and its digest, by revocation list; ``handovers`` the highest
-    number, by publisher. ``whole`` is False where pruned records could not be counted.
+    ``counts`` holds, by subject and period, the period's name, loads and runs. ``versions`` are the highest loaded;
+    ``lists`` the highest number and its digest; ``handovers`` the highest number. ``whole`` is False where pruned
+    records could not be counted.
     """
 
     latest: str = ""
@@ -90,10 +101,10 @@ class Usage:
                 self.handovers[name] = max(self.handovers.get(name, 0), inner.integer(name))
 
     def _done(self, record: Record, fields: Fields) -> None:
-        model = Fields(fields.mapping("model"), f"{fields.path}.model")
-        name = f"{fields.text('publisher', limit=128)}/{model.text('name', limit=128)}"
-        version = model.text("version", limit=64)
-        self.versions[name] = max(self.versions.get(name, "0"), version, key=version_key)
+        if (loaded := fields.mapping("loaded", None)) is not None:
+            inner = Fields(loaded, f"{fields.path}.loaded")
+            of, version = inner.text("of", limit=64), inner.text("version", limit=64)
+            self.versions[of] = max(self.versions.get(of, "0"), version, key=version_key)
 
     def _denied(self, record: Record, fields: Fields) -> None:
         self._seen(record, fields)
@@ -126,6 +137,27 @@ class Usage:
                 if name == bucket(time, per):
                     self.counts[subject][per] = (name, loads, max(0, runs - unspent))
 
+    def miss(self) -> None:
+        """A record was pruned: unless a record of what was known before it follows, counts are not whole."""
+        self.whole = False
+
+    def parts(self) -> list[dict[str, Any]]:
+        """All of it, in pieces that fit a record each: the first replaces what was known, the others add to it."""
+        names = list(self.counts)
+        pieces = [names[at : at + PART] for at in range(0, len(names), PART)]
+        parts = [{"counts": {name: self.counts[name] for name in piece}} for piece in pieces]
+        return [{**self.to_dict(), "counts": {}}, *parts]
+
+    def _kept(self, record: Record, fields: Fields) -> None:
+        part = fields.mapping("kept")
+        if part.keys() == {"counts"}:
+            self.counts |= _counts(part["counts"])
+            return
+        latest, known = self.latest, Usage.from_dict(part)
+        for name in (f.name for f in dataclasses.fields(Usage)):
+            setattr(self, name, getattr(known, name))
+        self.latest = max(latest, known.latest, key=_moment)
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -136,12 +168,16 @@ class Usage:
             load: OpenSession(load=load, subjects=tuple(s["subjects"]), boot=s["boot"])
             for load, s in value["sessions"].items()
         }
-        counts = {
-            subject: {per: (name, loads, runs) for per, (name, loads, runs) in periods.items()}
-            for subject, periods in value["counts"].items()
-        }
+        counts = _counts(value["counts"])
         lists = {name: (number, digest) for name, (number, digest) in value["lists"].items()}
         return cls(**{**value, "sessions": sessions, "counts": counts, "lists": lists})
+
+
+def _counts(value: dict[str, Any]) -> dict[str, dict[str, tuple[str, int, int]]]:
+    return {
+        name: {per: (period, loads, runs) for per, (period, loads, runs) in periods.items()}
+        for name, periods in value.items()
+    }
 
 
 _TAKERS = {
@@ -151,4 +187,5 @@ _TAKERS = {
     "session.closed": Usage._closed,
     "session.lost": Usage._ended,
     "runs.leased": Usage._leased,
+    "usage.kept": Usage._kept,
 }

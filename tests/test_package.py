@@ -21,6 +21,7 @@ VALUES = {
     "manifest",
     "merkle",
     "checkpoint",
+    "cosignature",
     "envelope",
     "envelopes",
     "index",
@@ -59,7 +60,7 @@ def layer(name: str) -> int:
     if name == "keys":
         return 1
     # policy's Terms stand in the statements, so policy sits with the values
-    if name in VALUES or name == "policy":
+    if name in VALUES or name in ("policy", "termtable"):
         return 2
     return {"(root)": 4, "__main__": 6, "cli": 5}.get(name, 3)
 

@@ -11,6 +11,8 @@ from modelvault.errors import FormatError
 VERSION = 1
 MAX_LINE = 65_535
 RESERVED = frozenset({"v", "seq", "batch", "epoch", "time", "boot", "pid", "event", "prev", "checkpoint", "leaf"})
+# What loaders count and remember by. Names in these fields are hashed (modelvault.usage): none need be concealed.
+MEMORY = frozenset({"load", "counts", "seats", "runs", "lease", "loaded", "revocations", "handovers", "usage", "kept"})
 HEAD_START = b'{"checkpoint":"'  # canonical JSON: every head begins so, and no record can
 PRUNED_START = b'{"leaf":"'
 ROTATED = "key.rotated"

@@ -14,7 +14,7 @@ from typing import Any
 
 from modelvault._codec import json_encode, parse_time
 from modelvault.audit.keyfile import LogKey
-from modelvault.audit.lines import MAX_LINE, RESERVED, Record
+from modelvault.audit.lines import MAX_LINE, MEMORY, RESERVED, Record
 from modelvault.audit.openings import conceal
 from modelvault.audit.standing import Standing
 from modelvault.audit.writing import Decide, Event, LogFile
@@ -44,7 +44,8 @@ class AuditLog:
     that threads append while another one is syncing go out together, in one batch.
 
     ``rotate_records`` and ``rotate_after`` end an epoch by count and by age; a key without a file cannot be rotated.
-    The fields named by ``concealed`` are written as commitments, so that they can be redacted later.
+    The fields named by ``concealed`` are written as commitments, so that they can be redacted later, all but those that
+    counting depends on.
     ``observe`` is told every record that this object wrote.
     """
 
@@ -101,26 +102,8 @@ class AuditLog:
         if mine.error is not None:
             raise copy.copy(mine.error)
         assert mine.record is not None
-        if self.observe:
-            self._tell(mine.record)
+        self._tell(mine.record)
         return mine.record
-
-    def _tell(self, record: Record) -> None:
-        """Whoever watches may fail: the record stands."""
-        try:
-            if self.observe:
-                self.observe(record)
-        except Exception:
-            logging.getLogger("modelvault.audit").exception("observer failed")
-
-    def _prepared(self, event: Event) -> Event:
-        """The event, if a record can hold it, with what is to be concealed as commitments."""
-        name, fields = event
-        if clash := RESERVED & fields.keys():
-            raise ValueError(f"audit field {sorted(clash)[0]!r} is reserved")
-        if (length := len(json_encode(fields))) > MAX_LINE - OWN_FIELDS:
-            raise FormatError(f"audit record: {length} bytes, above the limit of {MAX_LINE - OWN_FIELDS}")
-        return name, conceal(self.path, fields, self.concealed) if self.concealed else fields
 
     def append_decided(self, decide: Decide) -> list[Record]:
         """Write the records that ``decide`` asks for, if any, in one batch; whatever it raises, nothing is written.
@@ -130,10 +113,27 @@ class AuditLog:
         """
         with self._writer:
             records = self._file.commit(lambda at: [self._prepared(event) for event in decide(at)], self._due)
-        if self.observe:
-            for record in records:
-                self._tell(record)
+        for record in records:
+            self._tell(record)
         return records
+
+    def _prepared(self, event: Event) -> Event:
+        """The event as it is written, if a record can hold it: with commitments where fields are concealed."""
+        name, fields = event
+        if clash := RESERVED & fields.keys():
+            raise ValueError(f"audit field {sorted(clash)[0]!r} is reserved")
+        if (length := len(json_encode(fields))) > MAX_LINE - OWN_FIELDS:
+            raise FormatError(f"audit record: {length} bytes, above the limit of {MAX_LINE - OWN_FIELDS}")
+        concealed = [field for field in self.concealed if field not in MEMORY]
+        return (name, conceal(self.path, fields, concealed) if concealed else fields)
+
+    def _tell(self, record: Record) -> None:
+        """Whoever watches may fail: the record stands."""
+        try:
+            if self.observe:
+                self.observe(record)
+        except Exception:
+            logging.getLogger("modelvault.audit").exception("observer failed")
 
     def rotate(self, reason: str = "asked") -> Record:
         """End the epoch: name the next key, sign a last time with the present one and erase it, begin a new segment.

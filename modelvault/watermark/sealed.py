@@ -11,8 +11,8 @@ from typing import Any
 from modelvault import _files, ledger
 from modelvault.admission import Authorised, Request, authorise, check_log
 from modelvault.audit import AuditLog
-from modelvault.audit.writing import Event
 from modelvault.audit.standing import Standing
+from modelvault.audit.writing import Event
 from modelvault.commitment import Commitment
 from modelvault.container import MAGIC
 from modelvault.decryption import decrypt
@@ -86,7 +86,7 @@ def _record_check(log: AuditLog, authorised: Authorised, record: dict[str, Any])
     """Check every term against the log, and write there that the model will be looked into."""
 
     def decide(usage: Usage, at: Standing) -> list[Event]:
-        authorised.check(usage, at, log.key_fingerprint, datetime.now(UTC))
+        authorised.check(usage, at, log, datetime.now(UTC))
         return [("watermark.checked", record)]
 
     ledger.decided(log, decide)

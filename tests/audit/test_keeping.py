@@ -190,5 +190,5 @@ def test_tiles_of_a_pruned_log(years: Path, writer: AuditLog, pinned: HostPublic
     assert host.path is not None
     assert "first_record_kept" in command("audit", "prune", years, "--before", "0m", "--key", host.path)
     command("audit", "export", years, "--key", host.path.with_suffix(".pub"), "--tiles", tmp_path / "tiles")
-    assert (tmp_path / "tiles/tile/0/000.p/22").exists()
+    assert (tmp_path / "tiles/tile/0/000.p/23").exists()  # with the records "usage.kept" and "pruned"
     assert not (tmp_path / "tiles/tile/entries").exists()

@@ -11,7 +11,6 @@ import pytest
 from licences.field import Field
 from modelvault import granting, recipients
 from modelvault.cli.main import main
-from modelvault.container import PRELUDE
 from modelvault.envelope import Envelope, sign
 from modelvault.errors import FileError, FormatError
 from modelvault.granting import Order
@@ -38,7 +37,7 @@ def test_the_payload_is_not_read(field: Field, sealed: Path, monkeypatch: pytest
     monkeypatch.setattr(SealedFile, "_read", counted)
     orders = [Order(recipient=RecipientKey.generate("x25519").public) for _ in range(30)]
     grants = list(granting.grant_all(sealed, orders, own=field.parties.own, signer=field.parties.publisher))
-    assert read == [(0, PRELUDE.size), (0, header)]
+    assert max(offset + length for offset, length in read) <= header
     found = [UnverifiedGrant.from_bytes(g, "g").statement for g in grants]
     assert [g.recipient for g in found] == [o.recipient.fingerprint for o in orders]
     assert {g.model for g in found} == {digest}

@@ -13,7 +13,7 @@ import pytest
 from modelvault import samples
 from modelvault.cli.license import WORDS
 from modelvault.cli.main import main
-from modelvault.policy import TERMS
+from modelvault.termtable import TERMS
 
 DOCS = Path(__file__).parents[2] / "docs"
 Run = Callable[..., int]

@@ -6,18 +6,28 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from licences.field import Field, clock
-from modelvault import admission, granting, issuing, ledger
-from modelvault.audit import AuditLog, LogKey
+from modelvault import admission, granting, issuing, ledger, permit, verification
+from modelvault.audit import AuditLog, LogKey, pruning
 from modelvault.audit.lines import Record
 from modelvault.envelope import Envelope, sign
-from modelvault.errors import FormatError, ModelVaultError, PolicyDenied, Revoked, SignatureInvalid, UntrustedPublisher
+from modelvault.errors import (
+    AuditTampered,
+    FormatError,
+    ModelVaultError,
+    PolicyDenied,
+    Revoked,
+    SignatureInvalid,
+    UntrustedPublisher,
+)
 from modelvault.keys import PublisherKey, PublisherPublic, RecipientKey
-from modelvault.policy import Quota, Terms
+from modelvault.policy import Terms
 from modelvault.revocation import Entry
 from modelvault.sealedfile import SealedFile, UnverifiedGrant
+from modelvault.termtable import Quota
 from modelvault.trust import TrustPolicy, add_publisher, require_revocations
 from modelvault.trustupdates import HANDOVERS, handover_path
 from modelvault.usage import Usage
@@ -124,6 +134,20 @@ def test_the_list_must_be_there(field: Field, sealed: Path) -> None:
     refused(field, sealed, FormatError, "revocations.json")
 
 
+def test_the_list_at_a_url(field: Field, sealed: Path) -> None:
+    path = publish(field)
+    store, policy = fsspec.filesystem("memory"), field.parties.folder / "trust.toml"
+    policy.write_text(policy.read_text().replace('"revocations.json"', '"memory://lists/revocations.json"'))
+    refused(field, sealed, PolicyDenied, "memory://lists/revocations.json: no such file")
+    store.pipe("/lists/revocations.json", path.read_bytes())
+    field.parties.load(sealed).close()
+    publish(field, entry("recipient", field.parties.customer.public.fingerprint))
+    store.pipe("/lists/revocations.json", path.read_bytes())
+    refused(field, sealed, Revoked, "was revoked")
+    store.rm("/lists/revocations.json")
+    refused(field, sealed, PolicyDenied, "the revocation list cannot be read, and the trust policy needs it")
+
+
 def test_the_list_must_be_signed_by_its_own_keys(field: Field, sealed: Path) -> None:
     p = field.parties
     path = publish(field)
@@ -139,10 +163,14 @@ def test_a_stale_list(field: Field, sealed: Path, monkeypatch: pytest.MonkeyPatc
     issued = issuing.read_list(
         path, [PublisherKey.from_pem((path.parent / "revoker.key").read_bytes(), None, "k")]
     ).issued
-    clock(monkeypatch, issued + timedelta(hours=2), admission)
+    clock(monkeypatch, issued + timedelta(hours=2), permit)
     field.parties.load(sealed).close()
-    clock(monkeypatch, issued + timedelta(hours=2) + SECOND, admission)
+    clock(monkeypatch, issued + timedelta(hours=2) + SECOND, permit)
     refused(field, sealed, PolicyDenied, "revocation list acme number 1 is stale")
+    verify(sealed, field.parties.trust)
+    clock(monkeypatch, issued + timedelta(hours=2) + SECOND, verification)
+    with pytest.raises(PolicyDenied, match="is stale"):
+        verify(sealed, field.parties.trust)
 
 
 def test_an_older_list_is_not_taken_back(field: Field, sealed: Path) -> None:
@@ -198,11 +226,11 @@ def test_the_clock_set_back(field: Field, sealed: Path, monkeypatch: pytest.Monk
     """A clock behind the log's own last record is not believed, where a term depends on it."""
     grant = field.grant(sealed, not_after=NOW + timedelta(days=365) if timed else None)
     late = NOW + timedelta(days=30)
-    clock(monkeypatch, late, admission)
+    clock(monkeypatch, late, permit)
     field.parties.load(sealed, grant=grant).close()
-    clock(monkeypatch, late - admission.CLOCK_TOLERANCE, admission)
+    clock(monkeypatch, late - admission.CLOCK_TOLERANCE, permit)
     field.parties.load(sealed, grant=grant).close()
-    clock(monkeypatch, late - admission.CLOCK_TOLERANCE - SECOND, admission)
+    clock(monkeypatch, late - admission.CLOCK_TOLERANCE - SECOND, permit)
     if timed:
         refused(field, sealed, PolicyDenied, "the clock was set back", grant=grant)
     else:
@@ -212,9 +240,9 @@ def test_the_clock_set_back(field: Field, sealed: Path, monkeypatch: pytest.Monk
 def test_a_small_correction_wins_no_time(field: Field, sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ends = NOW + timedelta(days=1)
     grant = field.grant(sealed, not_after=ends)
-    clock(monkeypatch, ends + SECOND, admission)
+    clock(monkeypatch, ends + SECOND, permit)
     refused(field, sealed, PolicyDenied, "expired", grant=grant)
-    clock(monkeypatch, ends - SECOND, admission)
+    clock(monkeypatch, ends - SECOND, permit)
     refused(field, sealed, PolicyDenied, "expired", grant=grant)
 
 
@@ -233,6 +261,17 @@ def test_the_side_file_is_only_a_cache(field: Field, sealed: Path, damage: str) 
         assert damage != "edited" or changed != side.read_bytes()
         side.write_bytes({"old": old, "edited": changed, "garbage": b"[]"}[damage])
     refused(field, sealed, PolicyDenied, "3 loads in all allowed, 3 are used up", grant=grant)
+
+
+def test_a_count_taken_out_of_the_log_breaks_it(field: Field, sealed: Path) -> None:
+    """Where the log is read anew, its lines must be those under the last head, whatever its own cache says."""
+    grant = field.grant(sealed, max_loads=Quota(count=1, per="ever"))
+    field.parties.load(sealed, grant=grant).close()
+    log = field.parties.folder / "audit.log"
+    log.write_bytes(log.read_bytes().replace(b'"load.intent"', b'"load.nothin"'))
+    ledger.side_path(log).unlink()
+    with pytest.raises(AuditTampered, match="not those under the last head"):
+        field.parties.load(sealed, grant=grant)
 
 
 def test_the_side_file_saves_reading_the_log(field: Field, sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,6 +301,61 @@ def test_a_new_log_is_another_log(field: Field, sealed: Path) -> None:
     for side in p.folder.glob("audit.log*"):
         side.unlink()
     refused(field, sealed, PolicyDenied, "audit log modelvault/audit/", grant=grant)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_counts_outlive_pruned_records(field: Field, sealed: Path, kept: bool) -> None:
+    p = field.parties
+    (p.folder / "host.key").chmod(0o600)
+    (p.folder / "host.pub").write_bytes(p.host.public.to_pem())
+    log = AuditLog(p.folder / "audit.log", LogKey(p.host, path=p.folder / "host.key"))
+    grant = field.grant(sealed, max_loads=Quota(count=3, per="ever"))
+    for _ in range(2):
+        p.load(sealed, grant=grant, audit=log).close()
+    log.rotate()
+    if kept:
+        ledger.keep(log)
+    minimum, paths = pruning.prune(log, p.host.public, datetime.now(UTC) + timedelta(days=1))
+    assert (minimum > 0, len(paths)) == (True, 1)
+    ledger.side_path(log.path).unlink()
+    if not kept:
+        with pytest.raises(PolicyDenied, match="pruned records cannot be counted"):
+            p.load(sealed, grant=grant, audit=log)
+        p.load(sealed, audit=log).close()
+        return
+    p.load(sealed, grant=grant, audit=log).close()
+    with pytest.raises(PolicyDenied, match="3 loads in all allowed, 3 are used up"):
+        p.load(sealed, grant=grant, audit=log)
+
+
+def test_many_counts_are_kept_in_many_records(field: Field) -> None:
+    log = field.parties.log
+    subjects = [f"{n:032x}" for n in range(450)]
+    for at in range(0, 450, 150):
+        log.append("load.intent", load=str(at), counts=subjects[at : at + 150])
+    before = ledger.peek(log)
+    ledger.keep(log)
+    after = ledger.peek(log)
+    assert before is not None
+    assert after is not None
+    assert [r.event for r in field.parties.records()].count("usage.kept") == 4
+    assert replace(after[0], latest=before[0].latest) == before[0]
+    assert len(after[0].counts) == 450
+
+
+def test_concealed_records_are_counted_too(field: Field) -> None:
+    p = field.parties
+    path = p.folder / "trust.toml"
+    path.write_text(path.read_text() + '[audit]\nconceal = ["model", "grant", "publisher", "counts", "loaded"]\n')
+    old, new = p.seal(output="1.mvlt", name="secret", version="1"), p.seal(output="2.mvlt", name="secret", version="2")
+    grant = field.grant(new, max_loads=Quota(count=1, per="ever"))
+    p.load(new, grant=grant).close()
+    assert b'"secret"' not in (p.folder / "audit.log").read_bytes()
+    assert b"secret" not in ledger.side_path(p.folder / "audit.log").read_bytes()
+    with pytest.raises(PolicyDenied, match="used up"):
+        p.load(new, grant=grant)
+    with pytest.raises(PolicyDenied, match="version 1 is older than 2"):
+        p.load(old)
 
 
 def test_counts_follow_the_log_through_a_rotation(field: Field, sealed: Path) -> None:

@@ -1,7 +1,9 @@
 """Each term on each side of its limit, with the audit line; counted ones across restarts and processes."""
 
+import shutil
 import signal
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,18 @@ from typing import Any
 import pytest
 
 from licences.field import Field, clock
-from modelvault import _version, admission, granting, ledger, machine, metering
-from modelvault.errors import FormatError, ModelVaultError, PolicyDenied
-from modelvault.policy import PERIODS, TERMS, Quota, Terms
+from modelvault import _version, admission, granting, ledger, machine, metering, permit
+from modelvault.audit import verify_log
+from modelvault.audit.cosigned import cosigned_path
+from modelvault.checkpoint import Note
+from modelvault.cosignature import COSIGNATURE, VerifierKey, cosign
+from modelvault.errors import FormatError, ModelVaultError, PolicyDenied, QueryRefused
+from modelvault.guards import QueryLimits
+from modelvault.keys import HostKey
+from modelvault.policy import Terms
 from modelvault.sealedfile import UnverifiedGrant
+from modelvault.termtable import PERIODS, TERMS, Cosigned, Queries, Quota
+from modelvault.usage import subject
 
 NOON = datetime(2031, 5, 4, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -51,7 +61,7 @@ def test_the_window(
 ) -> None:
     sealed = field.parties.seal(name="m", policy=Terms(**terms) if where == "policy" else Terms())
     grant = field.grant(sealed, **(terms if where == "licence" else {}))
-    clock(monkeypatch, moment, admission)
+    clock(monkeypatch, moment, permit)
     assert words in load(field, sealed, grant=grant)
 
 
@@ -145,11 +155,11 @@ def test_racing_loads_cannot_share_the_last_one(field: Field, sealed: Path) -> N
 def test_a_period_ends_with_the_calendar(field: Field, sealed: Path, monkeypatch: pytest.MonkeyPatch, per: str) -> None:
     last = {"hour": NOON, "day": NOON.replace(hour=0), "month": datetime(2031, 5, 1, tzinfo=UTC), "ever": NOON}[per]
     grant = field.grant(sealed, max_loads=Quota(count=1, per=per))
-    clock(monkeypatch, last - 2 * SECOND, admission)
+    clock(monkeypatch, last - 2 * SECOND, permit)
     assert load(field, sealed, grant=grant) == "ok"
-    clock(monkeypatch, last - SECOND, admission)
+    clock(monkeypatch, last - SECOND, permit)
     assert "1 loads" in load(field, sealed, grant=grant)
-    clock(monkeypatch, last, admission)
+    clock(monkeypatch, last, permit)
     assert ("ok" if per != "ever" else "1 loads in all") in load(field, sealed, grant=grant)
 
 
@@ -176,12 +186,12 @@ def test_unused_leases_are_given_back_and_killed_ones_are_not(
     field: Field, sealed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grant = field.grant(sealed, max_runs=Quota(count=1000, per="ever"))
-    subject = f"grant:{UnverifiedGrant.from_bytes(grant.read_bytes(), 'g').statement.grant_id}"
+    grant_id = UnverifiedGrant.from_bytes(grant.read_bytes(), "g").statement.grant_id
 
     def used() -> int:
         seen = ledger.peek(field.parties.log)
         assert seen is not None
-        return seen[0].runs(subject, "ever", "2031")
+        return seen[0].runs(subject("grant", grant_id), "ever", "2031")
 
     assert field.load(sealed, grant=grant, runs=3)[0] == "ok"
     assert used() == 3
@@ -194,12 +204,11 @@ def test_a_lease_is_not_carried_into_another_period(
     field: Field, sealed: Path, monkeypatch: pytest.MonkeyPatch, sample_input: dict[str, Any]
 ) -> None:
     grant = field.grant(sealed, max_runs=Quota(count=200, per="hour"))
-    clock(monkeypatch, NOON - SECOND, admission, metering)
+    clock(monkeypatch, NOON - SECOND, permit, metering)
     with field.parties.load(sealed, grant=grant) as session:
         session.run(None, sample_input)
-        clock(monkeypatch, NOON, admission, metering)
-        session.run(None, sample_input)
-        session.run(None, sample_input)
+        clock(monkeypatch, NOON, permit, metering)
+        session.run(None, sample_input)  # the first lease has one more run, but not for this hour
     assert [r.time for r in field.parties.records() if r.event == "runs.leased"] == [
         "2031-05-04T11:59:59Z",
         "2031-05-04T12:00:00Z",
@@ -261,6 +270,11 @@ def test_a_failed_load_gives_its_seat_back(field: Field, sealed: Path) -> None:
         ({"min_loader": "1.x"}, "t.min_loader: expected numbers joined by dots"),
         ({"min_loader": "\u0661"}, "t.min_loader: expected numbers joined by dots"),
         ({"hosts": "SHA256:x"}, "t.hosts: expected a list, got str"),
+        ({"queries": {"rejected": 2}}, "t.queries.rejected: expected 0 to 1, got 2"),
+        ({"queries": {"rejected": True}}, "t.queries.rejected: expected a number, got bool"),
+        ({"queries": {"per_hour": 2}}, "t.queries: unknown key 'per_hour'"),
+        ({"cosigned": {"by": []}}, "t.cosigned.threshold: 1 of 0 witnesses"),
+        ({"cosigned": {"by": ["w"]}}, "t.cosigned.by[0]: expected the verifier key"),
     ],
 )
 def test_what_is_not_understood_is_an_error(value: dict[str, Any], words: str) -> None:
@@ -285,10 +299,52 @@ def test_every_term_survives_its_own_writing() -> None:
         memory="lean",
         hardening="strict",
         purposes=("p",),
+        queries=Queries(per_minute=1, rejected=0.5),
+        cosigned=Cosigned(by=(VerifierKey(name="w", algorithm=b"\x04", key=HostKey.generate().public),), hours=3),
     )
     assert list(whole.to_dict()) == list(TERMS)
     assert Terms.from_dict(whole.to_dict(), "t") == whole
     assert Terms.from_dict({}, "t") == Terms()
+
+
+def test_query_limits_are_the_stricter_of_both(field: Field, sample_input: dict[str, Any]) -> None:
+    sealed = field.parties.seal(name="m", policy=Terms(queries=Queries(total=3, per_minute=50)))
+    grant = field.grant(sealed, queries=Queries(total=5, rejected=0.5))
+    for own, allowed in ((None, 3), (QueryLimits(total=2), 2), (QueryLimits(total=9, refuse=False), 3)):
+        with field.parties.load(sealed, grant=grant, queries=own) as session:
+            for _ in range(allowed):
+                session.run(None, sample_input)
+            with pytest.raises(QueryRefused, match=f"more than {allowed} calls"):
+                session.run(None, sample_input)
+
+
+def test_a_witness_must_have_seen_the_log(field: Field, sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    p = field.parties
+    key = HostKey.generate()
+    witness = VerifierKey(name="w.example", algorithm=COSIGNATURE, key=key.public)
+    grant = field.grant(sealed, cosigned=Cosigned(by=(witness,), hours=2), max_loads=Quota(count=2, per="ever"))
+    assert "0 of 1 witnesses cosigned it in the last 2" in load(field, sealed, grant=grant)
+
+    def witnessed() -> None:
+        note = Note.from_text(verify_log(p.log.path, p.host.public).head, "head")
+        line = cosign(note.text, "w.example", key, datetime.now(UTC))
+        cosigned_path(p.log.path).write_text(replace(note, signatures=(*note.signatures, line)).to_text())
+
+    witnessed()
+    signed = datetime.now(UTC)
+    assert load(field, sealed, grant=grant) == "ok"
+    for file in p.folder.glob("audit.log*"):
+        if file.is_file():
+            shutil.copy(file, p.folder / f"old.{file.name}")
+    assert load(field, sealed, grant=grant) == "ok"
+    assert "2 are used up" in load(field, sealed, grant=grant)
+    witnessed()
+    for file in p.folder.glob("old.audit.log*"):  # the whole log put back, but for what the witness said last
+        if file.name != "old.audit.log.cosigned":
+            shutil.copy(file, p.folder / file.name.removeprefix("old."))
+    assert "that was cosigned is not in it" in load(field, sealed, grant=grant)
+    clock(monkeypatch, signed + timedelta(hours=3), permit)
+    assert "0 of 1 witnesses" in load(field, sealed, grant=grant)
 
 
 def test_zero_means_none(field: Field, sealed: Path) -> None:
