@@ -57,6 +57,7 @@ def command(
         raise click.UsageError("choose one: -o GRANT (beside the file) or --embed (inside it; one recipient)")
     if output is not None and output.exists():
         raise FileError(f"{output}: exists already")
+    ask = ask_passphrase(passphrase_file)
     terms = read_terms(licence) if licence else None
     ask = ask_passphrase(passphrase_file)
     if source is not None:

@@ -23,8 +23,14 @@ _HINTS: tuple[tuple[type[errors.ModelVaultError], str, str], ...] = (
     (errors.PolicyDenied, "which this host has loaded", "allow_older = true for the publisher in the trust policy"),
     (errors.PolicyDenied, "grant", "modelvault license show says what it allows"),
     (errors.NoMatchingKey, "no grant to run", "ask the publisher for a grant: modelvault grant FILE --to YOUR.pub"),
+    (errors.ModelError, "random inputs", "random inputs mislead on many models: give real ones with --inputs FILE.npz"),
+    (errors.ModelError, "no record of a mark", "give the unmarked model with --original, or the record with --record"),
+    (errors.ModelVaultError, "plots need matplotlib", "pip install 'modelvault[plots]'"),
     (errors.FileError, "exists already", "choose another place, or pass --force where there is one"),
-    (errors.AuditTampered, "records after the last head", "the next load puts the torn tail aside and says so"),
+    (errors.AuditTampered, "follows the last head", "the next load puts the torn tail aside and says so"),
+    (errors.AuditTampered, "were committed", "compare with a checkpoint kept elsewhere: audit verify --against FILE"),
+    (errors.AuditUnavailable, "does not hold", "put the present key back, or begin a new log with a new host key"),
+    (errors.PolicyDenied, "witnesses cosigned", "have it cosigned: modelvault audit witness URL --by VKEY"),
 )
 
 

@@ -32,6 +32,7 @@ def _print(facts: PublicFacts) -> None:
             ("payload", f"{size(s.payload_size)} in {len(s.extents)} extents"),
             ("signed by", list(facts.signers)),
             ("policy", describe(s.policy)),
+            ("watermark", f"committed by {s.watermark.owner}" if s.watermark else "none"),
         ]
     )
     if s.io is not None:

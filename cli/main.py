@@ -33,6 +33,7 @@ COMMANDS = {
     "ungrant": "Remove a recipient's grant from a sealed file.",
     "verify": "Check signatures and ciphertext with public keys alone.",
     "verify-model": "Check a plain model folder against its signature.",
+    "watermark": "Mark a model's weights, and find the mark again in a copy.",
 }
 
 # One status for each thing a script would handle differently; docs/CLI.md has the table. 2 is click's usage error.

@@ -1,6 +1,7 @@
 """modelvault seal"""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,7 +22,11 @@ from modelvault.envelopes import InputEnvelope
 from modelvault.errors import FileError, FormatError, KeyUnavailable
 from modelvault.keys import store
 from modelvault.keys.remote import Wrapper
+from modelvault.oms import SignedModel
 from modelvault.policy import Terms, read_terms
+
+if TYPE_CHECKING:
+    from modelvault.watermark.embedding import Plan
 
 
 @click.command(
@@ -40,6 +45,9 @@ from modelvault.policy import Terms, read_terms
 @click.option("--version", default="1", show_default=True, help="One to four numbers joined by dots.")
 @click.option("--asset", "assets", multiple=True, type=FILE, help="A file to seal beside the model. Repeatable.")
 @click.option("--policy", type=FILE, help="TOML: terms for every recipient (docs/LICENCES.md).")
+@click.option("--watermark", metavar="KEY", help="Mark the weights with this owner's secret: name or path.")
+@click.option("--watermark-payload", metavar="TEXT|HEX", help="At most 16 bytes. Default: name and version.")
+@click.option("--watermark-inputs", type=FILE, metavar="FILE.npz", help="Real inputs to measure the mark's drift on.")
 @click.option(
     "--calibrate",
     multiple=True,
@@ -47,6 +55,8 @@ from modelvault.policy import Terms, read_terms
     metavar="NPZ",
     help="Representative inputs by name: sessions reject calls outside their range. Repeatable.",
 )
+@click.option("--model-signature", type=FILE, help="OpenSSF signature of the folder MODEL: checked, then recorded.")
+@click.option("--model-key", "model_keys", multiple=True, metavar="KEY", help="Public key that made it. Repeatable.")
 @click.option("--public-io", is_flag=True, help="Show input and output names and shapes to everybody.")
 @click.option("--keep-docs", is_flag=True, help="Keep doc strings, exporters' notes and inner names.")
 @click.option("--dry-run", is_flag=True, help="Check everything, write nothing.")
@@ -63,7 +73,12 @@ def command(
     version: str,
     assets: tuple[Path, ...],
     policy: Path | None,
+    watermark: str | None,
+    watermark_payload: str | None,
+    watermark_inputs: Path | None,
     calibrate: tuple[Path, ...],
+    model_signature: Path | None,
+    model_keys: tuple[str, ...],
     public_io: bool,
     keep_docs: bool,
     dry_run: bool,
@@ -75,14 +90,20 @@ def command(
 
     Without --to, the recipient key named "default" is used where there is one.
     """
-    from modelvault.sealing import seal
+    from modelvault.sealing import find_model, seal
 
     target = output or model.parent / f"{model.name.removesuffix('.onnx')}.mvlt"
     if target.exists() and not force and not dry_run:
         raise FileError(f"{target}: exists already")
+    if (model_signature is None) != (not model_keys):
+        raise click.UsageError("--model-signature and --model-key go together")
     names = signers or (DEFAULT,)
     ask = ask_passphrase(passphrase_file)
     keys = [store.load_publisher(n, ask) for n in names]
+    plan = None
+    if watermark is not None:
+        default = f"{name or find_model(model).stem} {version}".encode()[:16].decode(errors="ignore")
+        plan = _mark(model, watermark, watermark_payload or default, watermark_inputs, ask)
     with progress_bar("sealing", _bytes_in(model)) as step:
         report = seal(
             model,
@@ -94,12 +115,16 @@ def command(
             version=version,
             assets=assets,
             policy=read_terms(policy) if policy else Terms(),
+            watermark=plan,
             guard=_envelope(calibrate),
+            signed=_signed(model, model_signature, model_keys),
             public_io=public_io,
             keep_docs=keep_docs,
             dry_run=dry_run,
             progress=step,
         )
+    if plan is not None and not dry_run:
+        plan.record(find_model(model).name).save()
     if as_json:
         print_json(report.to_dict() | {"dry_run": dry_run, "recipients": list(report.recipients)})
         return
@@ -109,9 +134,24 @@ def command(
             ("model", f"{report.statement.name} {report.statement.version}"),
             ("weights", f"{report.tensors} tensors, {size(report.region)}"),
             ("assets", ", ".join(report.assets) or "none"),
+            ("watermark", "none" if plan is None else f"strength {plan.strength}, {plan.robustness}"),
             ("signed by", list(report.statement.publishers)),
             ("granted to", list(report.recipients)),
         ]
+    )
+
+
+def _mark(model: Path, owner: str, payload: str, inputs: Path | None, ask: Passphrase) -> "Plan":
+    from modelvault.sealing import find_model
+    from modelvault.watermark import embedding
+    from modelvault.watermark.fidelity import read_inputs
+
+    return embedding.make_plan(
+        find_model(model),
+        store.load_owner(owner, ask),
+        payload=embedding.parse_payload(payload),
+        inputs=read_inputs(inputs) if inputs else None,
+        inputs_name=inputs.name if inputs else "",
     )
 
 
@@ -125,6 +165,12 @@ def _envelope(files: tuple[Path, ...]) -> InputEnvelope | None:
         if not isinstance(sample, dict):
             raise FormatError(f"{path}: expected an .npz with the inputs' names")
     return calibrate(samples)
+
+
+def _signed(model: Path, signature: Path | None, keys: tuple[str, ...]) -> SignedModel | None:
+    if signature is None:
+        return None
+    return SignedModel.verified(model, signature, [store.load_publisher_public(key) for key in keys])
 
 
 def _recipients(names: tuple[str, ...], ask: Passphrase) -> list[Wrapper]:

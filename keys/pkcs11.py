@@ -78,7 +78,7 @@ class Uri:
         module = outside.get("module-path", b"").decode() or os.environ.get(_MODULE, "")
         if not module:
             raise KeyUnavailable(f"{name}: no module: neither module-path in the URI nor {_MODULE} is set")
-        if not Path(module).is_absolute():
+        if not Path(module).is_absolute() or "\0" in module:
             raise FormatError(f"{name}: module-path: expected an absolute path")
         token: dict[str, Any] = {}
         if "token" in inside:

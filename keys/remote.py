@@ -94,7 +94,10 @@ def backend(uri: str) -> Backend:
 
 def check_address(address: str, name: str) -> None:
     """KeyUnavailable unless ``address`` is https, or http on loopback: answers hold file keys in the clear."""
-    place = urlsplit(address)
+    try:
+        place = urlsplit(address)
+    except ValueError:
+        raise KeyUnavailable(f"{name}: not a URL") from None
     if place.scheme != "https" and not (place.scheme == "http" and _is_loopback(place.hostname or "")):
         raise KeyUnavailable(f"{name}: expected https, since keys would cross the network in the clear")
 

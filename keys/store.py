@@ -34,6 +34,11 @@ def folder(role: str) -> Path:
     return home() / "keys" / role
 
 
+def is_uri(reference: str) -> bool:
+    """Whether a reference names a key by URI, and so neither a file nor a name."""
+    return sources.is_source(reference) or remote.is_remote(reference)
+
+
 def check_key_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise FormatError(f"key name {name[:80]!r}: expected {_NAME.pattern}")
@@ -94,7 +99,7 @@ def load_publisher(reference: str, passphrase: Passphrase | None = None) -> Publ
 
 def own_of(publisher: str, suffix: str) -> str:
     """The path of a publisher's own recipient key, which stands beside its signing key as NAME.own."""
-    if sources.is_source(publisher) or remote.is_remote(publisher):
+    if is_uri(publisher):
         raise KeyUnavailable(f"{publisher}: no own recipient key stands beside it, name one")
     path = find("publisher", publisher, ".key")
     return str(path.with_name(f"{path.name.removesuffix('.key')}.own{suffix}"))

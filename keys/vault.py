@@ -8,9 +8,9 @@ import base64
 import binascii
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from typing import Any, NoReturn
-from urllib.parse import parse_qsl, urlsplit
 
 import hvac
 import requests
@@ -25,6 +25,7 @@ from modelvault.keys.remote import RemoteSigner, ServiceRecipient, as_host, as_p
 
 ALGORITHM = "vault-transit"
 CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 10.0  # one attempt: a load waits no longer for a server that is away
+_URI = re.compile(r"vault://([A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*)/([A-Za-z0-9_.-]+)(?:\?version=([0-9]{1,9}))?")
 _HASHES = {"ecdsa-p256": "sha2-256", "ecdsa-p384": "sha2-384"}
 _AEADS = ("aes128-gcm96", "aes256-gcm96", "chacha20-poly1305", "xchacha20-poly1305")
 _WORDS: dict[type[Exception], str] = {
@@ -41,14 +42,11 @@ class TransitKey:
     """One named key of a transit engine."""
 
     def __init__(self, uri: str) -> None:
-        parts = urlsplit(uri)
-        path = f"{parts.netloc}{parts.path}".strip("/")
-        self.mount, _, self.key = path.rpartition("/")
-        options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
-        version = options.pop("version", "0")
-        if not self.mount or not self.key or options or parts.fragment or not version.isdecimal():
+        found = _URI.fullmatch(uri)
+        if found is None:
             raise FormatError(f"{uri[:200]}: expected vault://MOUNT/NAME, with ?version=N at most")
-        self.name, self.version = f"vault://{path}", int(version)
+        self.mount, self.key, self.version = found[1], found[2], int(found[3] or 0)
+        self.name = f"vault://{self.mount}/{self.key}"
         self._client = _client(self.name)
 
     def ask(self, call: Callable[[hvac.Client], Any]) -> Any:

@@ -63,6 +63,13 @@ def read_into(descriptor: int, view: memoryview, offset: int) -> None:
         done += count
 
 
+def read_rest(descriptor: int, size: int, offset: int) -> bytes:
+    """``size`` bytes from ``offset`` of a file; FileError where the file ends early."""
+    data = bytearray(size)
+    read_into(descriptor, memoryview(data), offset)
+    return bytes(data)
+
+
 def split_inside(location: str) -> tuple[str, ...]:
     """The components of a relative POSIX path that cannot leave its folder; FileError says why it could."""
     if not location:

@@ -1,10 +1,11 @@
 """Every AEAD, KDF and KEM call of the package, and the labels that keep their uses apart (docs/FORMAT.md section 7)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from cryptography.cobblestone import Cobblestone256Decryptor, Cobblestone256Encryptor
 from cryptography.hazmat.primitives import hashes, hpke
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
@@ -15,8 +16,10 @@ LABEL_COMMIT = b"modelvault/v1/commit"
 LABEL_GRANT = b"modelvault/v1/grant"
 LABEL_OWNER = b"modelvault/v1/owner"
 LABEL_SERVICE = b"modelvault/v1/service"
+LABEL_WATERMARK = b"modelvault/v1/watermark/"
 
 CHUNK = 16_384
+KEYSTREAM_PIECE = 2**18
 TAG = 16
 STREAM_HEADER = 56  # Cobblestone-256: 24 bytes of salt, 32 of key commitment
 
@@ -95,3 +98,15 @@ def _labeled_extract(suite: bytes, salt: bytes, label: bytes, ikm: bytes) -> byt
 def _labeled_expand(suite: bytes, prk: bytes, label: bytes, info: bytes, length: int) -> bytes:
     labeled = length.to_bytes(2, "big") + b"HPKE-v1" + suite + label + info
     return HKDFExpand(hashes.SHA256(), length, labeled).derive(prk)
+
+
+def keystream(key: bytes, length: int) -> Iterator[memoryview]:
+    """``length`` bytes of AES-256-CTR from a counter block of zeros: a pseudo-random function's output.
+
+    In pieces of KEYSTREAM_PIECE bytes, each valid until the next is taken.
+    """
+    encryptor = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
+    zeros, piece = bytes(KEYSTREAM_PIECE), bytearray(KEYSTREAM_PIECE + 15)
+    for at in range(0, length, KEYSTREAM_PIECE):
+        encryptor.update_into(zeros, piece)
+        yield memoryview(piece)[: min(KEYSTREAM_PIECE, length - at)]

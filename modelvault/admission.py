@@ -168,8 +168,10 @@ def check_log(log: AuditLog, trust: TrustPolicy) -> None:
         check_fresh(log.path, trust.audit.witnesses, trust.audit.witness_threshold, within, datetime.now(UTC))
 
 
-def authorise(sealed: SealedFile, request: Request, record: dict[str, Any]) -> Authorised:
-    """The grant that gives this identity this model; ``record`` gathers what the audit log shall say.
+def authorise(
+    sealed: SealedFile, request: Request, record: dict[str, Any], *, purposes: tuple[str, ...] = ("run",)
+) -> Authorised:
+    """The grant that gives this identity this model for one of ``purposes``; ``record`` gathers what shall be logged.
 
     Raises UntrustedPublisher, SignatureInvalid, Revoked, NoMatchingKey, PolicyDenied, FormatError, FileError.
     """
@@ -183,28 +185,31 @@ def authorise(sealed: SealedFile, request: Request, record: dict[str, Any]) -> A
     record |= {"recipient": request.recipient, "loaded": {"of": of, "version": statement.version}}
     trust.check_model(verified, digest, source)
     trust.check("recipient", (request.recipient,), source)
-    grant = _find_grant(sealed, request, verified, trust)
+    grant = _find_grant(sealed, request, verified, trust, purposes)
     record["grant"] = grant.grant_id
     if request.purpose is not None:
         record["purpose"] = request.purpose
     return Authorised(request=request, source=source, model=verified, digest=digest, grant=grant, trust=trust)
 
 
-def _find_grant(sealed: SealedFile, request: Request, verified: VerifiedModel, trust: UpdatedTrust) -> GrantStatement:
+def _find_grant(
+    sealed: SealedFile, request: Request, verified: VerifiedModel, trust: UpdatedTrust, purposes: tuple[str, ...]
+) -> GrantStatement:
     """The given grant, else the first embedded one for this identity; signed by the model's own publisher."""
     mine = request.recipient
     if request.grant is not None:
-        data, name = remote.read_bytes(request.grant, limit=MAX_GRANT_ENVELOPE), remote.display(request.grant)
+        data = remote.read_bytes(request.grant, limit=MAX_GRANT_ENVELOPE)
+        name = remote.display(request.grant)
         found = [(UnverifiedGrant.from_bytes(data, name), name)]
     else:
         found = [(g, f"{sealed.path}: grants[{n}]") for n, g in enumerate(sealed.grants())]
     for grant, source in found:
-        if grant.statement.recipient == mine and grant.statement.purpose == "run":
+        if grant.statement.recipient == mine and grant.statement.purpose in purposes:
             statement = verify_grant(grant, verified, sealed.statement_digest, source)
             trust.check("grant", (statement.grant_id,), source)
             return statement
     where = remote.display(request.grant or sealed.path)
-    raise NoMatchingKey(f"{where}: no grant to run this model for {mine}")
+    raise NoMatchingKey(f"{where}: no grant to {' or '.join(purposes)} this model for {mine}")
 
 
 def _check_cosigned(log: Path, terms: Cosigned, at: Standing | None, now: datetime, source: str) -> None:

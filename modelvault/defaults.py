@@ -5,13 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from modelvault.audit import AuditLog, LogKey
-from modelvault.errors import AuditUnavailable, KeyUnavailable
+from modelvault.errors import AuditUnavailable, KeyUnavailable, ModelVaultError
 from modelvault.filekey import Identity
-from modelvault.keys import store
+from modelvault.keys import RecipientKey, store
 from modelvault.trust import TrustPolicy
 
 Passphrase = Callable[[], bytes]
 PathLike = str | os.PathLike[str]
+Provider = Callable[[], Identity | bytes]  # fetches a recipient key, or its PEM text
 DEFAULT = "default"
 
 
@@ -28,12 +29,30 @@ def trust_policy(trust: TrustPolicy | PathLike | None) -> TrustPolicy:
     return trust if isinstance(trust, TrustPolicy) else TrustPolicy.read(Path(trust or trust_path()))
 
 
-def recipient(identity: Identity | PathLike | None, passphrase: Passphrase | None) -> Identity:
-    """The identity itself, or the key of that name or path. Raises KeyUnavailable, FormatError."""
+def recipient(identity: Identity | Provider | PathLike | None, passphrase: Passphrase | None) -> Identity:
+    """The identity itself, what a provider fetches, or the key of that name, path or URI.
+
+    Raises KeyUnavailable, FormatError.
+    """
+    if callable(identity):
+        return _fetched(identity, passphrase)
     if identity is not None and not isinstance(identity, str | os.PathLike):
         return identity
     name = os.fspath(identity) if identity is not None else os.environ.get("MODELVAULT_IDENTITY", DEFAULT)
     return store.load_recipient(name, passphrase or environment_passphrase)
+
+
+def _fetched(provider: Provider, passphrase: Passphrase | None) -> Identity:
+    """What a caller's function gives. It may fail in any way, with words that hold secrets: only the type is told."""
+    try:
+        found = provider()
+    except ModelVaultError:
+        raise
+    except Exception as error:
+        raise KeyUnavailable(f"identity: the key provider failed ({type(error).__name__})") from None
+    if isinstance(found, bytes):
+        return RecipientKey.from_pem(found, passphrase or environment_passphrase, "identity")
+    return found
 
 
 def audit_log(audit: AuditLog | PathLike | None, passphrase: Passphrase | None) -> AuditLog:

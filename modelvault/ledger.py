@@ -17,9 +17,9 @@ from modelvault import _files
 from modelvault._codec import json_decode, json_encode
 from modelvault.audit import AuditLog
 from modelvault.audit.lines import Record
-from modelvault.audit.log import Event
 from modelvault.audit.replay import Place, record_at, replay
 from modelvault.audit.standing import Standing
+from modelvault.audit.writing import Event
 from modelvault.errors import AuditTampered, FileError, FormatError
 from modelvault.usage import Usage
 

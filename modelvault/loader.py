@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 def load(path: str | os.PathLike[str], **choices: Any) -> "GuardedSession":
     """Open a sealed model in a guarded session with onnxruntime's own interface.
 
-    ``identity`` is a recipient key, its name or its path; ``trust`` a policy or its path; ``audit`` a log or its path;
+    ``identity`` is a recipient key, a function that fetches one, or its name, path or URI (docs/KEYS.md);
+    ``trust`` is a policy or its path; ``audit`` a log or its path;
     ``grant`` the path of a grant kept beside the file; ``passphrase`` is called where a key file needs one. What is
     left out comes from the environment and ``$MODELVAULT_HOME``.
 
@@ -52,7 +53,7 @@ def open_into(
     session: "GuardedSession",
     path: str | os.PathLike[str],
     *,
-    identity: Identity | str | os.PathLike[str] | None = None,
+    identity: Identity | defaults.Provider | str | os.PathLike[str] | None = None,
     trust: TrustPolicy | str | os.PathLike[str] | None = None,
     audit: AuditLog | str | os.PathLike[str] | None = None,
     grant: str | os.PathLike[str] | None = None,
@@ -75,6 +76,8 @@ def open_into(
     record: dict[str, Any] = {"load": secrets.token_hex(8), "file": Path(remote.display(path)).name}
     permit: Permit | None = None
     try:
+        policy = defaults.trust_policy(trust)
+        check_log(log, policy)  # first: it says which fields even a refusal must conceal
         settings = SessionSettings(
             sess_options=sess_options,
             providers=options.providers(providers, provider_options, available_providers()),
@@ -83,7 +86,7 @@ def open_into(
             queries=queries,
             outputs=outputs,
         )
-        policy, own = defaults.trust_policy(trust), defaults.recipient(identity, passphrase)
+        own = defaults.recipient(identity, passphrase)
         request = Request(
             trust=policy,
             recipient=own.public.fingerprint,
@@ -93,7 +96,6 @@ def open_into(
             hardening=check_level(hardening),
             purpose=purpose,
         )
-        check_log(log, request.trust)
         with SealedFile(path) as sealed:
             authorised = authorise(sealed, request, record)
             apply(request.hardening)

@@ -7,6 +7,7 @@ from typing import Any
 
 from modelvault._codec import Fields, b64encode, format_time, json_decode, json_encode, parse_time
 from modelvault._primitives import plain_length
+from modelvault.commitment import Commitment
 from modelvault.errors import FormatError
 from modelvault.policy import Terms
 
@@ -42,6 +43,24 @@ class Extent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlainSignature:
+    """The OpenSSF model signature that the plain files had: the digest of its list, and the keys that verified it."""
+
+    digest: bytes
+    signers: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"digest": self.digest.hex(), "signers": list(self.signers)}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any], field: str) -> "PlainSignature":
+        fields = Fields(value, field)
+        signature = cls(digest=fields.digest("digest"), signers=fields.texts("signers", limit=64))
+        fields.done()
+        return signature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelStatement:
     """What the publisher signs about a sealed model. Times are UTC; ``root`` covers the whole ciphertext."""
 
@@ -55,6 +74,8 @@ class ModelStatement:
     policy: Terms
     publishers: tuple[str, ...]
     io: dict[str, Any] | None = None
+    watermark: Commitment | None = None
+    plain_signature: PlainSignature | None = None
 
     @property
     def payload_size(self) -> int:
@@ -73,12 +94,18 @@ class ModelStatement:
         }
         if self.io is not None:
             predicate["io"] = self.io
+        if self.watermark is not None:
+            predicate["watermark"] = self.watermark.to_dict()
+        if self.plain_signature is not None:
+            predicate["plainSignature"] = self.plain_signature.to_dict()
         return build_statement(self.name, {ROOT_ALGORITHM: self.root.hex()}, MODEL_PREDICATE, predicate)
 
     @classmethod
     def from_bytes(cls, data: bytes, field: str) -> "ModelStatement":
         """Parse and validate; FormatError names the field below ``field``."""
         name, root, fields = open_statement(data, field, ROOT_ALGORITHM, MODEL_PREDICATE, MAX_STATEMENT)
+        mark = fields.mapping("watermark", None)
+        plain = fields.mapping("plainSignature", None)
         statement = cls(
             name=check_name(name, f"{field}.subject"),
             version=check_version(fields.text("version"), f"{fields.path}.version"),
@@ -90,6 +117,8 @@ class ModelStatement:
             policy=Terms.from_dict(fields.mapping("policy"), f"{fields.path}.policy"),
             publishers=fields.texts("publishers", limit=64),
             io=fields.mapping("io", None),
+            watermark=None if mark is None else Commitment.from_dict(mark, f"{fields.path}.watermark"),
+            plain_signature=None if plain is None else PlainSignature.from_dict(plain, f"{fields.path}.plainSignature"),
         )
         fields.done()
         return statement

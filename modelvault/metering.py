@@ -8,8 +8,8 @@ from typing import Any
 from modelvault import ledger
 from modelvault._codec import format_time
 from modelvault.audit import AuditLog
-from modelvault.audit.log import Event
 from modelvault.audit.standing import Standing
+from modelvault.audit.writing import Event
 from modelvault.errors import PolicyDenied
 from modelvault.policy import Terms
 from modelvault.termtable import Quota

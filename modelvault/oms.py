@@ -18,7 +18,7 @@ from modelvault import _files
 from modelvault._codec import Fields, b64encode, json_decode, json_encode
 from modelvault.envelope import MAX_SIGNATURES, PAYLOAD_TYPE, Signature, Signer, Verifier, pre_authentication
 from modelvault.errors import FileError, FormatError, PayloadTampered, SignatureInvalid
-from modelvault.manifest import STATEMENT_TYPE
+from modelvault.manifest import STATEMENT_TYPE, PlainSignature
 from modelvault.sealedfile import workers
 
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -260,6 +260,34 @@ def verify_model(
         if digest != manifest.resources[path]:
             raise PayloadTampered(f"{folder}: {path!r} is not the file that was signed")
     return manifest, sorted(set(found) - set(signed))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedModel:
+    """A folder's verified manifest and the fingerprints of the keys that vouch for it."""
+
+    folder: Path
+    manifest: ModelManifest
+    signers: tuple[str, ...]
+
+    @classmethod
+    def verified(
+        cls, folder: str | os.PathLike[str], signature: str | os.PathLike[str], keys: Sequence[Verifier]
+    ) -> "SignedModel":
+        """As :func:`verify_model`."""
+        manifest, _ = verify_model(folder, signature, keys)
+        return cls(folder=Path(folder), manifest=manifest, signers=tuple(key.fingerprint for key in keys))
+
+    @property
+    def record(self) -> PlainSignature:
+        return PlainSignature(digest=self.manifest.digest, signers=self.signers)
+
+    def check(self, files: dict[str, bytes]) -> None:
+        """PayloadTampered unless ``files`` (path -> SHA-256) are just those that were signed."""
+        signed = self.manifest.resources
+        for path in sorted(files.keys() | signed.keys()):
+            if files.get(path) != signed.get(path):
+                raise PayloadTampered(f"{self.folder}: {path!r}: what is sealed is not what was signed")
 
 
 def _inside(path: Path, folder: Path) -> list[str]:

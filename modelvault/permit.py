@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from modelvault import ledger, seats
 from modelvault.admission import Authorised
 from modelvault.audit import AuditLog
-from modelvault.audit.log import Event, boot_id
 from modelvault.audit.standing import Standing
+from modelvault.audit.writing import Event, boot_id
 from modelvault.errors import PolicyDenied
 from modelvault.metering import RunMeter
 from modelvault.seats import Seat

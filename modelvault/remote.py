@@ -32,7 +32,10 @@ def display(url: str | os.PathLike[str]) -> str:
     """A path, or a URL without what could be a secret in it (password, signed query): for errors and logs."""
     if not is_url(url):
         return os.fspath(url)
-    parts = urlsplit(os.fspath(url))
+    try:
+        parts = urlsplit(os.fspath(url))
+    except ValueError:
+        return os.fspath(url).partition("://")[0] + "://..."
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 

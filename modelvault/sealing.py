@@ -9,7 +9,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from modelvault import _files, envelope, merkle, onnxfile
 from modelvault._primitives import CHUNK, sealed_length
@@ -20,8 +20,12 @@ from modelvault.errors import FileError, ModelError
 from modelvault.filekey import FileKey, Recipient
 from modelvault.index import FileEntry, Index, TensorPlace
 from modelvault.manifest import BLOCK, NONCE, Extent, ModelStatement, check_name, check_version
+from modelvault.oms import SignedModel
 from modelvault.policy import Terms
 from modelvault.sealedfile import Progress, workers
+
+if TYPE_CHECKING:
+    from modelvault.watermark.embedding import Plan
 
 WEIGHTS_EXTENT = 511 * CHUNK  # its ciphertext is just below two Merkle blocks; many extents keep all cores busy
 PIECE = 2**20
@@ -76,7 +80,9 @@ def seal(
     assets: Iterable[str | os.PathLike[str]] = (),
     policy: Terms | None = None,
     guard: InputEnvelope | None = None,
+    signed: SignedModel | None = None,
     public_io: bool = False,
+    watermark: "Plan | None" = None,
     keep_docs: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -84,16 +90,20 @@ def seal(
     """Encrypt and sign the model ``source`` (an ONNX file, or a folder that holds one) into ``output``.
 
     ``own`` is the publisher's own recipient key: with it the publisher can issue more grants later. ``guard`` is the
-    input envelope that sessions will check. ``progress`` is called with counts of plain bytes sealed. After any failure
-    ``output`` is as it was. A dry run checks everything, signs a rehearsal, and writes nothing.
+    input envelope that sessions will check. ``watermark`` (watermark.embedding.make_plan) marks the weights on their
+    way: the unmarked ones are never written. ``signed`` is a verified OpenSSF signature of the folder ``source``: what
+    is sealed must be just its files, and the statement records it. ``progress`` is called with counts of plain bytes
+    sealed. After any failure ``output`` is as it was. A dry run checks everything, signs a rehearsal, and writes
+    nothing.
 
-    Raises ModelError, FileError, FormatError, KeyUnavailable.
+    Raises ModelError, FileError, FormatError, KeyUnavailable; PayloadTampered for a file that is not as in ``signed``.
     """
     model_path, asset_list = _sources(Path(source), [Path(a) for a in assets])
-    model = onnxfile.split(model_path, keep_docs=keep_docs)
+    marker = watermark.marker() if watermark else None
+    model = onnxfile.split(model_path, keep_docs=keep_docs, edit=marker.edit if marker else None)
     asset_list = [a for a in asset_list if a.path not in {s.path for s in model.sources}]
     key, nonce = FileKey.generate(), secrets.token_bytes(NONCE)
-    plan = _Plan(model, asset_list, guard)
+    plan = _Plan(model, asset_list, guard, signed)
     statement = ModelStatement(
         name=check_name(name or model_path.stem, "name"),
         version=check_version(version, "version"),
@@ -105,6 +115,8 @@ def seal(
         policy=policy or Terms(),
         publishers=tuple(s.public.fingerprint for s in signers),
         io=plan.public_io() if public_io else None,
+        watermark=watermark.commitment if watermark else None,
+        plain_signature=signed.record if signed else None,
     )
     everyone = list({r.fingerprint: r for r in [own, *recipients]}.values())
     # A rehearsal with a placeholder root: keys that do not work fail now, and the header's length is known.
@@ -125,6 +137,8 @@ def seal(
     with _files.atomic_write(output) as file:
         file.seek(offset)
         root = _write_payload(file, plan, key, nonce, progress)
+        if marker:
+            marker.check_complete(model_path)
         statement = replace(statement, root=root)
         header, digest = _header(statement, signers, everyone, key)
         file.seek(0)
@@ -152,6 +166,12 @@ def _sources(source: Path, extra: list[Path]) -> tuple[Path, list[_Asset]]:
     if len({a.path for a in assets}) != len(assets):
         raise FileError(f"{source}: two assets of one name")
     return model, assets
+
+
+def find_model(source: str | os.PathLike[str]) -> Path:
+    """The model file itself, or the one that a folder holds."""
+    source = Path(source)
+    return _model_in(source) if source.is_dir() else source
 
 
 def _model_in(folder: Path) -> Path:
@@ -183,8 +203,15 @@ def _asset(folder: Path, path: str) -> _Asset:
 class _Plan:
     """The payload's extents, known before a byte is encrypted: the index holds only values of fixed length."""
 
-    def __init__(self, model: onnxfile.SplitModel, assets: list[_Asset], guard: InputEnvelope | None = None) -> None:
+    def __init__(
+        self,
+        model: onnxfile.SplitModel,
+        assets: list[_Asset],
+        guard: InputEnvelope | None = None,
+        signed: SignedModel | None = None,
+    ) -> None:
         self.model = model
+        self.signed = signed
         self.assets = assets
         self.guard = guard
         # Whole chunks: the loader then decrypts every byte in place.
@@ -232,7 +259,10 @@ class _Plan:
         digests: list[bytes] = []
         for asset in self.assets:
             yield _read_asset(asset, digests)
-        yield [self.index(self.model.source_digests(), digests)]
+        sources = self.model.source_digests()
+        if self.signed is not None:  # against the very bytes that were encrypted
+            self.signed.check(sources | dict(zip((a.path for a in self.assets), digests, strict=True)))
+        yield [self.index(sources, digests)]
 
     def _padded(self) -> Iterator[memoryview]:
         yield from self.model.stream(PIECE)

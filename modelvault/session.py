@@ -81,6 +81,17 @@ def available_providers() -> list[str]:
     return list(onnxruntime.get_available_providers())
 
 
+def plain_session(model: os.PathLike[str] | bytes) -> onnxruntime.InferenceSession:
+    """An ordinary session of an owner's own unsealed model: what a watermark did to it is measured in one.
+
+    Raises whatever onnxruntime raises.
+    """
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = options.ERROR + 1  # fatal: the caller reports what went wrong
+    source = model if isinstance(model, bytes) else os.fspath(model)
+    return onnxruntime.InferenceSession(source, settings, providers=[options.CPU])
+
+
 class GuardedSession(onnxruntime.InferenceSession):
     """An :class:`onnxruntime.InferenceSession` over decrypted weights that it owns, and wipes when closed.
 

@@ -38,6 +38,7 @@ class PublicFacts:
             "signers": list(self.signers),
             "policy": s.policy.to_dict(),
             "io": s.io,
+            "watermark": s.watermark.to_dict() if s.watermark else None,
             "grants": [
                 {"id": g.grant_id, "recipient": g.recipient, "purpose": g.purpose, "licence": g.licence.to_dict()}
                 for g in self.grants

@@ -16,6 +16,7 @@ PACKAGES = {"modelvault": ROOT / "modelvault", "modelvault.keys": ROOT / "keys",
 
 GROUND = {"errors", "_primitives", "_codec", "_files", "_memory", "_version"}
 VALUES = {
+    "commitment",
     "container",
     "manifest",
     "merkle",

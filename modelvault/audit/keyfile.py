@@ -7,8 +7,7 @@ from pathlib import Path
 from modelvault import _files
 from modelvault.errors import AuditTampered, AuditUnavailable, FileError, KeyUnavailable
 from modelvault.keys import HostKey, HostPublic, store
-from modelvault.keys.remote import HostSigner, is_remote
-from modelvault.keys.sources import is_source
+from modelvault.keys.remote import HostSigner
 
 Passphrase = Callable[[], bytes]
 
@@ -28,8 +27,8 @@ class LogKey:
 
     @classmethod
     def read(cls, reference: str, passphrase: Passphrase | None = None) -> "LogKey":
-        """By name, path or URI. Raises KeyUnavailable, FormatError."""
-        if is_remote(reference) or is_source(reference):
+        """By name, path or URI; a key behind a URI has no file to rotate. Raises KeyUnavailable, FormatError."""
+        if store.is_uri(reference):
             return cls(store.load_host(reference, passphrase))
         path = store.find("host", reference, ".key")
         return cls(store.load_host(str(path), passphrase), path=path, passphrase=passphrase)

@@ -1,37 +1,28 @@
-"""Append to the audit log: under a lock, synced, and closed by a signed head before anybody relies on it."""
+"""Append to the audit log, from any number of threads and processes."""
 
 import contextlib
 import copy
 import logging
 import os
-import secrets
-import shutil
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from modelvault import _files, merkle
-from modelvault._codec import b64encode, format_time, json_encode, parse_time
+from modelvault._codec import json_encode, parse_time
 from modelvault.audit.keyfile import LogKey
-from modelvault.audit.lines import MAX_LINE, MEMORY, RESERVED, ROTATED, Head, Record, digest
+from modelvault.audit.lines import MAX_LINE, MEMORY, RESERVED, Record
 from modelvault.audit.openings import conceal
-from modelvault.audit.segments import open_locked, segment_path
 from modelvault.audit.standing import Standing
-from modelvault.audit.tip import Tip, find_tip, write_state
+from modelvault.audit.writing import Decide, Event, LogFile
 from modelvault.auditterms import AuditTerms
-from modelvault.checkpoint import Checkpoint, sign
-from modelvault.errors import AuditTampered, AuditUnavailable, FileError, FormatError, ModelVaultError
-from modelvault.keys import HostPublic
+from modelvault.errors import AuditUnavailable, FormatError, ModelVaultError
 from modelvault.keys.remote import HostSigner
 
-ORIGIN_PREFIX = "modelvault/audit/"
 OWN_FIELDS = 1024  # room in a line for what every record holds
-
-Event = tuple[str, dict[str, Any]]
-Decide = Callable[[Standing], list[Event]]
 
 
 @dataclass(slots=True)
@@ -41,6 +32,9 @@ class _Waiting:
     event: Event
     record: Record | None = None
     error: ModelVaultError | None = None
+
+
+_logs: "weakref.WeakSet[AuditLog]" = weakref.WeakSet()
 
 
 class AuditLog:
@@ -69,8 +63,12 @@ class AuditLog:
         self.rotate_after = rotate_after
         self.concealed = tuple(concealed)
         self.observe: Callable[[Record], None] | None = None
-        self._key = key if isinstance(key, LogKey) else LogKey(key)
-        self._broken: str | None = None
+        self._file = LogFile(self.path, key if isinstance(key, LogKey) else LogKey(key))
+        self._begin()
+        _logs.add(self)
+
+    def _begin(self) -> None:
+        """Nobody waits or writes: at the start, and in a forked process, where the parent's threads do not exist."""
         self._waiting: list[_Waiting] = []
         self._queue = threading.Lock()
         self._writer = threading.Lock()
@@ -81,7 +79,7 @@ class AuditLog:
     @property
     def key_fingerprint(self) -> str:
         """The host key that an auditor pins: the first epoch's."""
-        return self._key.first.fingerprint
+        return self._file.key.first.fingerprint
 
     def obey(self, terms: AuditTerms) -> None:
         """Take over when to rotate and what to conceal, where the trust policy says so."""
@@ -114,7 +112,7 @@ class AuditLog:
         the records that follow from it. Raises as :meth:`append`.
         """
         with self._writer:
-            records = self._commit_all(lambda at: [self._prepared(event) for event in decide(at)])
+            records = self._file.commit(lambda at: [self._prepared(event) for event in decide(at)], self._due)
         for record in records:
             self._tell(record)
         return records
@@ -143,19 +141,19 @@ class AuditLog:
         Raises AuditUnavailable, AuditTampered.
         """
         with self._writer:
-            return self._commit_all(lambda at: [], rotate=reason)[0]
+            return self._file.rotate(reason)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep every writer, and every reader that begins, out of the log."""
-        with self._writer, self._locked():
+        with self._writer, self._file.locked():
             yield
 
     def _write_waiting(self) -> None:
         with self._queue:
             batch, self._waiting = self._waiting, []
         try:
-            records = self._commit_all(lambda at: [w.event for w in batch])
+            records = self._file.commit(lambda at: [w.event for w in batch], self._due)
         except BaseException as error:
             failure = error if isinstance(error, ModelVaultError) else AuditUnavailable(f"{self.path}: interrupted")
             for waiting in batch:
@@ -166,23 +164,6 @@ class AuditLog:
         for waiting, record in zip(batch, records, strict=True):
             waiting.record = record
 
-    def _commit_all(self, decide: Decide, *, rotate: str | None = None) -> list[Record]:
-        """One batch for the events decided on; or the end of the epoch, when ``rotate`` says why."""
-        while True:
-            with self._locked() as descriptor:
-                tip = self._tip(descriptor)
-                reason = rotate or self._due(tip.at)
-                if tip.at.ended:
-                    self._close_segment(tip.at)
-                elif reason:
-                    records = self._end_epoch(descriptor, tip.at, reason)
-                    self._close_segment(tip.at)
-                    if rotate:
-                        return records
-                else:
-                    events = decide(tip.at)
-                    return self._write(descriptor, tip.at, events) if events else []
-
     def _due(self, at: Standing) -> str | None:
         """Why the epoch must end now, if it must. A clock that stepped back only delays it."""
         if self.rotate_records is not None and at.tree.size - at.began >= self.rotate_records:
@@ -192,145 +173,11 @@ class AuditLog:
             return "age" if age >= self.rotate_after else None
         return None
 
-    def _end_epoch(self, descriptor: int, at: Standing, reason: str) -> list[Record]:
-        following = self._key.prepare()
-        fields = {"next": following.public.fingerprint, "public": b64encode(following.public.public_bytes)}
-        records = self._write(descriptor, at, [(ROTATED, {**fields, "reason": reason})], following.public)
-        self._key.adopt(following)
-        return records
 
-    def _close_segment(self, at: Standing) -> None:
-        """Give the ended segment its number; the next append begins a new file."""
-        self._key.of(at.key, self.path)
-        closed = segment_path(self.path, at.epoch - 1)
-        if closed.exists():
-            raise AuditTampered(f"{closed}: stands where the ended segment belongs", verdict="forked")
-        with self._failures():
-            self.path.rename(closed)
-            at.next_segment()
-            write_state(self.path, at)
-            self.path.touch(mode=0o600)
-            _files.sync_folder(self.path.parent)
-
-    def _tip(self, descriptor: int) -> Tip:
-        """The committed end of the log; opens a new log, and puts a torn tail aside."""
-        try:
-            tip = find_tip(self.path, descriptor, self._key.first)
-        except FormatError as error:
-            raise AuditTampered(str(error)) from None
-        except FileError as error:
-            raise AuditUnavailable(str(error)) from None
-        self._key.of(tip.at.key, self.path)
-        count, name = tip.torn, ""
-        if tip.torn:
-            name = self._quarantine(descriptor, tip)
-        if tip.at.origin == "":
-            tip.at.origin = ORIGIN_PREFIX + secrets.token_hex(8)
-            opened = {"origin": tip.at.origin, "key": tip.at.key.fingerprint}
-            opened["public"] = b64encode(tip.at.key.public_bytes)
-            self._write(descriptor, tip.at, [("opened", opened)])
-        elif count and not tip.at.ended:
-            self._write(descriptor, tip.at, [("recovered", {"quarantined": name, "bytes": count})])
-        return tip
-
-    def _quarantine(self, descriptor: int, tip: Tip) -> str:
-        """Keep what follows the last head in a side file, and cut the log there."""
-        name = f"{self.path.name}.torn-{tip.at.tree.size}-{secrets.token_hex(4)}"
-        with self._failures():
-            with (
-                _files.atomic_write(self.path.with_name(name), mode=0o600) as side,
-                open(os.dup(descriptor), "rb") as torn,
-            ):
-                torn.seek(tip.at.offset)
-                shutil.copyfileobj(torn, side)
-            os.ftruncate(descriptor, tip.at.offset)
-        tip.torn = 0
-        return name
-
-    def _write(
-        self, descriptor: int, at: Standing, events: list[Event], following: HostPublic | None = None
-    ) -> list[Record]:
-        """One batch: records, head, one sync. ``at`` moves on only when all of it is on disk.
-
-        ``following`` is the key that the batch hands over to.
-        """
-        tree = merkle.Tree(at.tree.size, at.tree.edge)
-        records, data = [], bytearray()
-        for number, (event, fields) in enumerate(events):
-            record = _record(at, tree.size, event, fields, first=number == 0)
-            line = record.to_line()
-            tree.append(merkle.leaf_hash(line))
-            data += line + b"\n"
-            records.append(record)
-        checkpoint = Checkpoint(origin=at.origin, size=tree.size, root=tree.root())
-        head = Head(checkpoint=checkpoint, note=sign(checkpoint, self._key.of(at.key, self.path))).to_line()
-        start = at.offset + len(data)
-        self._commit(descriptor, bytes(data) + head + b"\n", at.offset)
-        if at.tree.size == at.began:
-            at.since = records[0].time
-        at.tree, at.batch, at.prev = tree, at.batch + 1, digest(head)
-        at.head, at.offset = start, start + len(head) + 1
-        if following:
-            at.hand_over(following)
-        write_state(self.path, at)
-        return records
-
-    def _commit(self, descriptor: int, data: bytes, offset: int) -> None:
-        try:
-            done = 0
-            while done < len(data):
-                done += os.pwrite(descriptor, data[done:], offset + done)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.ftruncate(descriptor, offset)
-            raise AuditUnavailable(f"{self.path}: {_files.reason(error)}") from None
-        try:
-            os.fdatasync(descriptor)
-        except OSError as error:
-            # The kernel may have dropped the pages: what a later sync says about them means nothing.
-            self._broken = f"{self.path}: could not be synced ({_files.reason(error)})"
-            raise AuditUnavailable(self._broken) from None
-
-    @contextlib.contextmanager
-    def _failures(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise AuditUnavailable(f"{self.path}: {_files.reason(error)}") from None
-        except FileError as error:
-            raise AuditUnavailable(str(error)) from None
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[int]:
-        """A descriptor of the open segment, locked against every other writer."""
-        if self._broken:
-            raise AuditUnavailable(self._broken)
-        with self._failures():
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor = open_locked(self.path)
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
+def _begin_all() -> None:
+    for log in list(_logs):
+        log._file.leave_fork()
+        log._begin()
 
 
-def _record(at: Standing, seq: int, event: str, fields: dict[str, Any], *, first: bool) -> Record:
-    return Record(
-        seq=seq,
-        batch=at.batch,
-        epoch=at.epoch,
-        time=format_time(datetime.now(UTC)),
-        boot=boot_id(),
-        pid=os.getpid(),
-        event=event,
-        prev=at.prev if first and at.prev else None,
-        fields=fields,
-    )
-
-
-def boot_id() -> str:
-    """The kernel's name for this run of the machine; empty where there is none."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    except OSError:
-        return ""
+os.register_at_fork(after_in_child=_begin_all)

@@ -11,7 +11,7 @@ from typing import Any
 from modelvault import _files
 from modelvault._codec import Fields, b64encode, json_decode, json_encode
 from modelvault.audit.lines import MAX_LINE, Record
-from modelvault.audit.segments import open_locked
+from modelvault.audit.segments import locked_file
 from modelvault.errors import AuditUnavailable, FileError, FormatError
 
 SALT = 32
@@ -49,15 +49,12 @@ def conceal(log: Path, fields: dict[str, Any], names: Iterable[str]) -> dict[str
 def _append(path: Path, lines: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = open_locked(path)
-        try:
+        with locked_file(path) as descriptor:
             end = os.lseek(descriptor, 0, os.SEEK_END)
             if os.pwrite(descriptor, lines, end) != len(lines):
                 os.ftruncate(descriptor, end)
                 raise AuditUnavailable(f"{path}: no room")
             os.fdatasync(descriptor)
-        finally:
-            os.close(descriptor)
     except OSError as error:
         raise AuditUnavailable(f"{path}: {_files.reason(error)}") from None
     except FileError as error:
@@ -109,13 +106,12 @@ def forget(log: Path, wanted: Callable[[str], bool]) -> int:
     path = openings_path(log)
     if not path.exists():
         return 0
-    with _files.failures(path):
-        descriptor = open_locked(path)
-        with open(descriptor, "r+b") as file:
+    with _files.failures(path), locked_file(path) as descriptor:
+        with open(os.dup(descriptor), "rb") as file:
             lines = list(file)
-            kept = [line for line in lines if (opening := _parse(line)) is not None and not wanted(opening[0])]
-            if len(kept) < len(lines):
-                _files.write_bytes(path, b"".join(kept), mode=0o600)
-                os.pwrite(file.fileno(), bytes(os.fstat(file.fileno()).st_size), 0)
-                os.fsync(file.fileno())
+        kept = [line for line in lines if (opening := _parse(line)) is not None and not wanted(opening[0])]
+        if len(kept) < len(lines):
+            _files.write_bytes(path, b"".join(kept), mode=0o600)
+            os.pwrite(descriptor, bytes(os.fstat(descriptor).st_size), 0)
+            os.fsync(descriptor)
     return len(lines) - len(kept)

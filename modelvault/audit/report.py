@@ -2,6 +2,7 @@
 
 import html
 import io
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 RARE = 0.01  # a share of all loads below which an hour or a caller is called unusual
 ENOUGH = 100  # loads below which nothing is called unusual
 SHOWN = 20
+LABEL = 40  # characters
+YEARS = "2000", "2200"  # a clock that was elsewhere is not drawn
 GOOD, BAD, INK = "#2f6f9f", "#b5382a", "#444444"
 
 STYLE = """
@@ -101,20 +104,22 @@ def _reasons(reasons: Counter[str]) -> str:
     top = reasons.most_common(SHOWN)
 
     def draw(axes: "Axes") -> None:
-        axes.barh([name for name, _ in reversed(top)], [count for _, count in reversed(top)], color=BAD)
+        names = [name if len(name) <= LABEL else f"{name[:LABEL]}..." for name, _ in reversed(top)]
+        axes.barh(range(len(top)), [count for _, count in reversed(top)], color=BAD, tick_label=names)
         axes.set_xlabel("denied loads")
 
     return _plot(draw, height=0.7 + 0.32 * len(top), words="Denied loads by reason")
 
 
 def _over_time(loads: Counter[str], denied: Counter[str]) -> str:
-    hours = sorted({*loads, *denied})
+    hours = sorted(hour for hour in {*loads, *denied} if YEARS[0] <= hour < YEARS[1])
     if not hours:
         return '<p class="note">No loads.</p>'
     first, last = (datetime.fromisoformat(f"{hour}:00:00+00:00") for hour in (hours[0], hours[-1]))
     daily = last - first > timedelta(days=4)
     step, width = (timedelta(days=1), 10) if daily else (timedelta(hours=1), 13)
-    count = (last - first) // step + 2
+    first = first.replace(hour=0) if daily else first
+    count = (last - first) // step + 1
     ticks = [(first + number * step).isoformat()[:width] for number in range(min(count, 5000))]
     done, refused = _group(loads, width), _group(denied, width)
 
@@ -195,9 +200,9 @@ def _plot(draw: Any, *, height: float, words: str) -> str:
         from matplotlib.figure import Figure
     except ImportError:
         raise ModelVaultError("the report draws with matplotlib: pip install 'modelvault[plots]'") from None
-    with rc_context(
-        {"svg.hashsalt": "modelvault", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
-    ):
+    settings: Any = {"svg.hashsalt": "modelvault", "svg.fonttype": "none", "font.size": 9, "text.parse_math": False}
+    with rc_context(settings), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a letter that the font lacks is drawn by the reader's font
         figure = Figure(figsize=(9, height), layout="constrained")
         axes = figure.subplots()
         axes.spines[["top", "right"]].set_visible(False)

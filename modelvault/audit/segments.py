@@ -85,6 +85,18 @@ def open_locked(path: Path) -> int:
         os.close(descriptor)  # the file was replaced while we waited
 
 
+@contextlib.contextmanager
+def locked_file(path: Path) -> Iterator[int]:
+    """A locked descriptor, unlocked at the end. Closing alone would not do: a forked process may hold a copy of it."""
+    descriptor = open_locked(path)
+    try:
+        yield descriptor
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
 def same_file(descriptor: int, path: Path) -> bool:
     """Whether ``path`` still names the file that was opened."""
     try:

@@ -4,7 +4,19 @@ The graph keeps its meaning and every weight its bits. Large weights of the main
 file ``weights``, which exists only in the loader's memory; everything else that was external is taken into the graph.
 """
 
-from modelvault.onnxfile.layout import ALIGNMENT, IOEntry, SourceFile, SplitModel, TensorEntry
+from modelvault.onnxfile.layout import ALIGNMENT, Edit, IOEntry, SourceFile, SplitModel, TensorEntry
 from modelvault.onnxfile.split import parse, split
+from modelvault.onnxfile.weights import OpenModel, Weight
 
-__all__ = ["ALIGNMENT", "IOEntry", "SourceFile", "SplitModel", "TensorEntry", "parse", "split"]
+__all__ = [
+    "ALIGNMENT",
+    "Edit",
+    "IOEntry",
+    "OpenModel",
+    "SourceFile",
+    "SplitModel",
+    "TensorEntry",
+    "Weight",
+    "parse",
+    "split",
+]

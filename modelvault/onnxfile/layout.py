@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +10,10 @@ from modelvault import _files
 from modelvault.errors import ModelError
 
 ALIGNMENT = 64
+
+Data = bytes | bytearray
+Edit = Callable[[str, tuple[int, ...], bytes], Data | None]
+"""(dtype in ONNX's words, shape, little-endian bytes) -> the bytes to store instead; None leaves them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +46,16 @@ class IOEntry:
 
 @dataclass(slots=True)
 class Slot:
-    """A place in the region and where its bytes come from: ``data`` in memory, else an external file's range."""
+    """A place in the region and where its bytes come from: ``data`` in memory, else an external file's range.
+
+    ``edit``: what an external range is passed through, whole, on its way.
+    """
 
     offset: int
     length: int
-    data: bytes | None = None
+    data: Data | None = None
     start: int = 0
+    edit: Callable[[bytes], Data | None] | None = None
 
 
 @dataclass(slots=True)
@@ -78,14 +86,14 @@ class SplitModel:
             at = slot.offset + slot.length
         buffer = memoryview(bytearray(piece))
         for source in self.sources[1:]:
-            for slot_offset, view in self._read_source(source, buffer):
-                yield from _zeros(slot_offset - at)
+            for place, view in _edited(self._read_source(source, buffer), piece):
+                yield from _zeros(place - at)
                 yield view
-                at = slot_offset + len(view)
+                at = place + len(view)
         yield from _zeros(self.region - at)
 
-    def _read_source(self, source: SourceFile, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
-        """(place in the region, bytes) for each part of an external file that a weight uses."""
+    def _read_source(self, source: SourceFile, buffer: memoryview) -> Iterator[tuple[Slot, int, memoryview]]:
+        """(slot, place in the region, bytes) for each part of an external file that a weight uses."""
         slots, next_slot, digest = self._external.get(source.path, []), 0, hashlib.sha256()
         descriptor = _files.open_inside(self._folder, source.path)
         try:
@@ -99,7 +107,7 @@ class SplitModel:
                     slot = slots[next_slot]
                     begin = max(slot.start, at)
                     end = min(slot.start + slot.length, at + len(view))
-                    yield slot.offset + begin - slot.start, view[begin - at : end - at]
+                    yield slot, slot.offset + begin - slot.start, view[begin - at : end - at]
                     if end < slot.start + slot.length:
                         break
                     next_slot += 1
@@ -110,6 +118,20 @@ class SplitModel:
     def source_digests(self) -> dict[str, bytes]:
         """SHA-256 of every source file by path; complete once the stream has been read to its end."""
         return dict(self._digests)
+
+
+def _edited(parts: Iterator[tuple[Slot, int, memoryview]], piece: int) -> Iterator[tuple[int, memoryview]]:
+    """The parts as they are, and those of slots to be edited once the slot is whole."""
+    held = bytearray()
+    for slot, place, view in parts:
+        if slot.edit is None:
+            yield place, view
+            continue
+        held += view
+        if len(held) == slot.length:
+            data, held = bytes(held), bytearray()
+            for at, part in enumerate(_pieces(memoryview(slot.edit(data) or data), piece)):
+                yield slot.offset + at * piece, part
 
 
 def _zeros(count: int) -> Iterator[memoryview]:

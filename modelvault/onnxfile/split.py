@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import os
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -12,19 +13,20 @@ from onnx import ModelProto, TensorProto
 from modelvault import _files
 from modelvault.errors import ModelError
 from modelvault.onnxfile.anonymise import anonymise
-from modelvault.onnxfile.layout import ALIGNMENT, Slot, SourceFile, SplitModel, TensorEntry
-from modelvault.onnxfile.tensors import TensorReader, clear, dtype_name, refer, show
-from modelvault.onnxfile.walk import constants, describe, other_tensors, strip
+from modelvault.onnxfile.layout import ALIGNMENT, Edit, Slot, SourceFile, SplitModel, TensorEntry
+from modelvault.onnxfile.tensors import TensorReader, clear, dtype_name, float_bytes, refer, set_floats, show
+from modelvault.onnxfile.walk import constants, describe, leaves, other_tensors, strip
 
 MOVE_FROM = 1024  # onnxruntime's shape inference needs small constants in the graph
 MAX_MODEL = 2**31 - 1  # protobuf's own limit
 MAX_GRAPH = 2**30
 
 
-def split(path: str | os.PathLike[str], *, keep_docs: bool = False) -> SplitModel:
+def split(path: str | os.PathLike[str], *, keep_docs: bool = False, edit: Edit | None = None) -> SplitModel:
     """Read an ONNX file and take it apart; external data is checked here, and read when streamed.
 
-    ``keep_docs`` keeps doc strings, exporters' notes and the names of inner values. Raises ModelError, FileError.
+    ``keep_docs`` keeps doc strings, exporters' notes and the names of inner values. Every tensor is passed through
+    ``edit`` on its way, one at a time. Raises ModelError, FileError.
     """
     path = Path(path)
     data = _files.read_bytes(path, limit=MAX_MODEL)
@@ -32,7 +34,7 @@ def split(path: str | os.PathLike[str], *, keep_docs: bool = False) -> SplitMode
     source = SourceFile(path=path.name, size=len(data))
     digest = hashlib.sha256(data).digest()
     del data
-    splitter = _Splitter(path)
+    splitter = _Splitter(path, edit)
     splitter.take(model)
     if not keep_docs:
         strip(model)
@@ -80,11 +82,16 @@ def _serialise(model: ModelProto, path: Path) -> bytes:
     return graph
 
 
+def _as_it_is(_dtype: str, _shape: tuple[int, ...], _data: bytes) -> None:
+    """The edit that edits nothing."""
+
+
 class _Splitter:
     """Moves weights out of one model; ``take`` is called once."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, edit: Edit | None) -> None:
         self.path = path
+        self.edit = edit or _as_it_is
         self.reader = TensorReader(path)
         self.inline: list[Slot] = []
         self.external: dict[str, list[Slot]] = {}
@@ -105,6 +112,10 @@ class _Splitter:
             self._weight(attribute.t, node.output[0] if node.output else node.name)
         for tensor in other_tensors(model):
             self._keep(tensor)
+        for _, attribute in leaves(model):
+            data = float_bytes(attribute)
+            if (edited := self.edit("FLOAT", (len(attribute.floats),), data)) is not None:
+                set_floats(attribute, edited)
         self._place()
 
     def _weight(self, tensor: TensorProto, name: str) -> None:
@@ -114,11 +125,13 @@ class _Splitter:
             return
         if tensor.data_location == TensorProto.EXTERNAL:
             slot = self._external_slot(*self.reader.reference(tensor, size, name), size)
+            if self.edit is not _as_it_is and slot.edit is None:
+                slot.edit = partial(self.edit, dtype_name(tensor.data_type), tuple(tensor.dims))
         else:
             data = self.reader.data(tensor, size, name)
             if data is None:
                 return
-            slot = Slot(0, size, data)
+            slot = Slot(0, size, self.edit(dtype_name(tensor.data_type), tuple(tensor.dims), data) or data)
             self.inline.append(slot)
         self._moved.append((tensor, name, slot))
 
@@ -134,13 +147,19 @@ class _Splitter:
     def _keep(self, tensor: TensorProto) -> None:
         """A tensor that stays in the graph: its external data is read into it."""
         size = self.reader.size(tensor, tensor.name)
-        if tensor.data_location != TensorProto.EXTERNAL:
+        external = tensor.data_location == TensorProto.EXTERNAL
+        if not external and (size is None or self.edit is _as_it_is):
             return
         if size is None or size > MAX_GRAPH:
             raise ModelError(f"{self.reader.where(tensor.name)}: cannot be taken into the graph from external data")
-        data = self.reader.read_external(tensor, size, tensor.name)
-        clear(tensor)
-        tensor.raw_data = data
+        read = self.reader.read_external if external else self.reader.data
+        data = read(tensor, size, tensor.name)
+        if data is None:
+            return
+        edited = self.edit(dtype_name(tensor.data_type), tuple(tensor.dims), data)
+        if external or edited is not None:
+            clear(tensor)
+            tensor.raw_data = bytes(edited or data)
 
     def _place(self) -> None:
         """Give every slot its place: in-memory data first, then file by file in the order of a single reading."""

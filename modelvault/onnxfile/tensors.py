@@ -4,8 +4,9 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import AttributeProto, TensorProto, numpy_helper
 
 from modelvault import _files
 from modelvault.errors import FileError, ModelError
@@ -83,13 +84,14 @@ class TensorReader:
     def read_external(self, tensor: TensorProto, size: int, name: str) -> bytes:
         """External data, whole."""
         location, start = self.reference(tensor, size, name)
-        data = bytearray(size)
         descriptor = _files.open_inside(self.path.parent, location)
         try:
-            _files.read_into(descriptor, memoryview(data), start)
+            data = os.pread(descriptor, size, start)  # one copy, where a buffer to read into would take two
+            if len(data) < size:
+                data += _files.read_rest(descriptor, size - len(data), start + len(data))
         finally:
             os.close(descriptor)
-        return bytes(data)
+        return data
 
     def _location(self, text: str, where: str) -> str:
         try:
@@ -138,6 +140,17 @@ def _typed_count(tensor: TensorProto) -> int:
 
 
 _TYPED = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+
+
+def float_bytes(attribute: AttributeProto) -> bytes:
+    """An attribute's list of floats, as a tensor's bytes."""
+    return np.asarray(attribute.floats, "<f4").tobytes()
+
+
+def set_floats(attribute: AttributeProto, data: bytes | bytearray) -> None:
+    """Inverse of :func:`float_bytes`."""
+    del attribute.floats[:]
+    attribute.floats.extend(np.frombuffer(data, "<f4").tolist())
 
 
 def clear(tensor: TensorProto) -> None:

@@ -83,6 +83,17 @@ def subgraphs(nodes: Iterable[NodeProto]) -> list[GraphProto]:
     return found
 
 
+_LEAVES = {"TreeEnsembleRegressor": "target_weights", "TreeEnsembleClassifier": "class_weights"}
+
+
+def leaves(model: ModelProto) -> Iterator[tuple[NodeProto, AttributeProto]]:
+    """The leaf weights of every tree ensemble: lists of floats, not tensors."""
+    for node in nodes(model):
+        for attribute in node.attribute:
+            if attribute.name == _LEAVES.get(node.op_type):
+                yield node, attribute
+
+
 def strip(model: ModelProto) -> None:
     """Remove doc strings and exporters' notes (source paths, stack traces); the model's own metadata stays."""
     model.ClearField("doc_string")

@@ -39,7 +39,7 @@ def load(log: AuditLog, chance: random.Random, caller: str) -> None:
 
 def make(folder: Path, hosts: int = 3, days: int = 30, loads: int = 6) -> None:
     """``folder``/hostN.log with its key hostN.pub; the last host's log is damaged."""
-    with mock.patch("modelvault.audit.log.datetime", Clock), mock.patch("os.fdatasync"):
+    with mock.patch("modelvault.audit.writing.datetime", Clock), mock.patch("os.fdatasync"):
         for number in range(hosts):
             chance, key = random.Random(number), HostKey.generate()
             path = store.write_pair(folder, f"host{number}", key.to_pem(None), key.public.to_pem())

@@ -173,7 +173,7 @@ def test_published_tiles(writer: AuditLog, pinned: HostPublic, tmp_path: Path) -
         entries.append(bundle[2 : 2 + size])
         bundle = bundle[2 + size :]
     assert [merkle.leaf_hash(e) for e in entries] == leaves[256:512]
-    other = AuditLog(writer.path.with_name("other.log"), writer._key)
+    other = AuditLog(writer.path.with_name("other.log"), writer._file.key)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fdatasync", lambda descriptor: None)
         fill(other, 256)

@@ -1,6 +1,8 @@
 """Proofs that travel without the log, and the commands that make and check them."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +79,7 @@ def test_keys_of_later_epochs_follow_from_the_first(writer: AuditLog, pinned: Ho
     with pytest.raises(SignatureInvalid):
         follow(pinned, chain[1:], "chain")
     with pytest.raises(FormatError, match="end of epoch 0"):
-        AuditLog(writer.path, LogKey.read(str(writer._key.path))).append("load.done")
+        AuditLog(writer.path, LogKey.read(str(writer._file.key.path))).append("load.done")
         follow(keys[-1], [text], "chain")
     assert split_proofs("".join(chain)) == chain
 
@@ -132,3 +134,23 @@ def test_filters(writer: AuditLog, host: LogKey) -> None:
     assert shown("--since", "2999-01-01T00:00:00Z") == []
     result = CliRunner().invoke(cli, ["audit", "show", "--since", "soon"])
     assert result.exit_code == 2
+
+
+def test_verify_follows_a_growing_log(writer: AuditLog, host: LogKey) -> None:
+    assert host.path is not None
+    fill(writer, 2)
+    options = ["--key", str(host.path.with_suffix(".pub")), "--follow", "--interval", "0.05", "--json"]
+    command = [sys.executable, "-m", "modelvault", "audit", "verify", str(writer.path), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stderr
+        for size in (3, 4, 6):
+            lines: list[str] = []
+            while not lines or lines[-1] != "}\n":
+                lines.append(process.stdout.readline())
+            assert json.loads("".join(lines))["records"] == size
+            fill(writer, 1) if size == 3 else writer.rotate() if size == 4 else None
+            fill(writer, 1) if size == 4 else None
+        whole = writer.path.read_bytes()
+        writer.path.write_bytes(whole.replace(b'"number":0', b'"number":1'))
+        assert process.wait(10) == 20
+        assert "not what the head signs" in process.stderr.read()

@@ -75,17 +75,28 @@ def test_what_a_log_says_cannot_script_the_page(writer: AuditLog, tmp_path: Path
     model = {"name": evil, "version": '"><img src=x>'}
     for event in ("load.done", "load.denied"):
         writer.append(event, model=model, recipient=evil, reason=evil)
-    assert writer._key.path is not None
-    text = make_report([examine(writer.path, str(writer._key.path.with_suffix(".pub")))])
+    assert writer._file.key.path is not None
+    text = make_report([examine(writer.path, str(writer._file.key.path.with_suffix(".pub")))])
     assert "<script" not in text
     assert "<img" not in text
     assert "&lt;script&gt;" in text
 
 
+@pytest.mark.parametrize("odd", ["$\\frac{", "\u7121\U0001f600\u202e", "x" * 5000, "\0\x1b", ""])
+def test_odd_names_and_times_do_not_stop_the_page(writer: AuditLog, odd: str) -> None:
+    for event in ("load.done", "load.denied"):
+        writer.append(event, model={"name": odd, "version": odd}, recipient=odd, reason=odd)
+    assert writer._file.key.path is not None
+    found = examine(writer.path, str(writer._file.key.path.with_suffix(".pub")))
+    found.loads.update({"0001-01-01T00": 1, "9999-12-31T23": 200, "2026-01-01T05": 1})
+    text = make_report([found])
+    assert text.count("<svg") == 3
+
+
 def test_an_empty_fleet_has_a_page(writer: AuditLog) -> None:
     fill(writer, 1)
-    assert writer._key.path is not None
-    assert "No loads" in make_report([examine(writer.path, str(writer._key.path.with_suffix(".pub")))])
+    assert writer._file.key.path is not None
+    assert "No loads" in make_report([examine(writer.path, str(writer._file.key.path.with_suffix(".pub")))])
     assert "0 logs" in make_report([])
 
 

@@ -112,7 +112,7 @@ def test_later_keys_are_followed(service: Service, writer: AuditLog, pinned: Hos
     stranger = AuditLog(writer.path.with_name("other.log"), HostKey.generate())
     fill(stranger, 1)
     with pytest.raises(FileError, match="404"):
-        submit(stranger.path, HostPublic.of(stranger._key.first.parts), service.url, service.verifier)
+        submit(stranger.path, HostPublic.of(stranger._file.key.first.parts), service.url, service.verifier)
 
 
 def test_the_protocol(service: Service, writer: AuditLog, pinned: HostPublic) -> None:

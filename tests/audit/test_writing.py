@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,8 @@ def test_eight_writers_and_one_that_is_killed(writer: AuditLog, host: LogKey, pi
 
 def test_a_write_cut_at_every_byte(writer: AuditLog, pinned: HostPublic, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process dies after any number of bytes of a batch: committed records stay, recovery is recorded."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: None)
     fill(writer, 2)
     before = writer.path.read_bytes()
     fill(writer, 1)
@@ -167,9 +170,45 @@ def test_closing_another_descriptor_keeps_the_lock(writer: AuditLog, monkeypatch
         seen.append(subprocess.run([sys.executable, "-c", script, path], capture_output=True, check=False).returncode)
         return find_tip(path, descriptor, key)
 
-    monkeypatch.setattr("modelvault.audit.log.find_tip", asked)
+    monkeypatch.setattr("modelvault.audit.writing.find_tip", asked)
     fill(writer, 1)
     assert seen == [1]
+
+
+def test_a_fork_while_threads_write(writer: AuditLog, pinned: HostPublic, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child has neither the parent's held locks nor its waiting records."""
+    fill(writer, 1)
+    entered, release = threading.Event(), threading.Event()
+    real = os.fdatasync
+
+    def slow_sync(descriptor: int) -> None:
+        entered.set()
+        release.wait(10)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", slow_sync)
+    threads = [threading.Thread(target=writer.append, args=("load.intent",), kwargs={"n": n}) for n in range(3)]
+    threads[0].start()
+    entered.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    while len(writer._waiting) < 2:
+        time.sleep(0.001)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        try:
+            os.fdatasync = real
+            writer.append("load.intent", n=100)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    release.set()
+    for thread in threads:
+        thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+    assert sorted(r.fields["n"] for r in read_records(writer.path, pinned) if "n" in r.fields) == [0, 1, 2, 100]
 
 
 @pytest.fixture
@@ -268,7 +307,7 @@ def test_no_load_after_copytruncate(parties: Parties, sealed: Path) -> None:
 
 def test_a_log_replaced_under_a_waiting_writer(writer: AuditLog, host: LogKey, pinned: HostPublic) -> None:
     fill(writer, 2)
-    with writer._locked():
+    with writer.locked():
         waiting = threading.Thread(target=fill, args=(AuditLog(writer.path, host), 1))
         waiting.start()
         time.sleep(0.05)
@@ -284,8 +323,8 @@ def test_a_lock_that_is_never_freed(writer: AuditLog, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(segments, "LOCK_SECONDS", 0.05)
     fill(writer, 1)
-    with writer._locked(), pytest.raises(AuditUnavailable, match="lock held"):
-        AuditLog(writer.path, writer._key).append("load.intent")
+    with writer.locked(), pytest.raises(AuditUnavailable, match="lock held"):
+        AuditLog(writer.path, writer._file.key).append("load.intent")
 
 
 def test_a_record_that_is_too_long_harms_nobody(writer: AuditLog, pinned: HostPublic) -> None:

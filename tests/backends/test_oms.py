@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 import needs
 import pytest
 
+from modelvault import samples
 from modelvault._codec import b64encode, json_encode
 from modelvault.envelope import pre_authentication
 from modelvault.errors import FileError, FormatError, ModelVaultError, PayloadTampered, SignatureInvalid
 from modelvault.keys import PublisherKey
-from modelvault.oms import sign_model, verify_model
+from modelvault.oms import SignedModel, sign_model, verify_model
+from modelvault.verification import inspect
 
 Change = Callable[[Path], object]
 CHANGES: dict[str, Change] = {
@@ -253,3 +256,28 @@ def test_a_changed_bundle_is_refused(tmp_path: Path) -> None:
         path.write_text(json.dumps(value))
         with pytest.raises(kind):
             verify_model(tmp_path / "m", path, [key.public])
+
+
+def test_sealing_what_was_signed(parties: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = PublisherKey.generate("ecdsa-p256")
+    model = tmp_path / "model"
+    model.mkdir()
+    shutil.copy(samples.MODEL, model / "model.onnx")
+    (model / "labels.json").write_text("[0, 180]")
+    sign_model(model, tmp_path / "m.sig", [key])
+    signed = SignedModel.verified(model, tmp_path / "m.sig", [key.public])
+    path = parties.seal(model, name="direction", signed=signed)
+    record = inspect(path).statement.plain_signature
+    assert record is not None
+    assert (record.digest, record.signers) == (signed.manifest.digest, (key.public.fingerprint,))
+    parties.load(path).close()
+
+    (model / "labels.json").write_text("[0, 181]")  # after it was verified, before it is sealed
+    with pytest.raises(PayloadTampered, match="what is sealed is not what was signed"):
+        parties.seal(model, "late.mvlt", signed=signed)
+    (model / "labels.json").unlink()
+    with pytest.raises(PayloadTampered, match=r"labels\.json"):
+        parties.seal(model, "late.mvlt", signed=signed)
+    assert not (parties.folder / "late.mvlt").exists()
+    with pytest.raises(PayloadTampered, match="is missing"):
+        SignedModel.verified(model, tmp_path / "m.sig", [key.public])

@@ -90,6 +90,19 @@ def test_a_load_with_no_key_file(parties: Any, sealed: Path, monkeypatch: pytest
     assert parties.events() == ["opened", "load.intent", "load.done", "session.closed"]
 
 
+def test_a_function_that_fetches_the_key(parties: Any, sealed: Path) -> None:
+    parties.load(sealed, identity=lambda: parties.customer.to_pem(None)).close()
+    parties.load(sealed, identity=lambda: parties.customer).close()
+
+    def fail() -> bytes:
+        raise RuntimeError("token hunter2 has expired")
+
+    with pytest.raises(KeyUnavailable, match=r"the key provider failed \(RuntimeError\)") as refused:
+        parties.load(sealed, identity=fail)
+    assert "hunter2" not in str(refused.value)
+    assert parties.events()[-1] == "load.denied"
+
+
 def test_keyring(tmp_path: Path) -> None:
     """A real backend of keyring, in a process of its own: a backend is chosen once a process."""
     needs.module("keyring")

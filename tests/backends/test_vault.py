@@ -3,9 +3,11 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import needs
@@ -57,6 +59,36 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
                 time.sleep(0.1)
             server.cli("secrets", "enable", "transit")
             yield server
+        finally:
+            process.terminate()
+
+
+def test_a_private_authority(tmp_path: Path) -> None:
+    """The certificates of VAULT_CACERT are read when hvac is imported, so in a process of its own."""
+    needs.module("hvac")
+    port = needs.free_port()
+    command = [needs.program("bao"), "server", "-dev", "-dev-tls", f"-dev-tls-cert-dir={tmp_path}"]
+    command += [f"-dev-root-token-id={ROOT}", f"-dev-listen-address=127.0.0.1:{port}", "-dev-no-store-token"]
+    environment = {"PATH": os.environ["PATH"], "VAULT_ADDR": f"https://127.0.0.1:{port}", "VAULT_TOKEN": ROOT}
+    script = "from modelvault.keys import store; store.load_publisher('vault://transit/none')"
+
+    def answer(**more: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment | more
+        )
+        return done.stderr
+
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen(command, stdout=log, stderr=log, env={"HOME": str(tmp_path)}) as process,
+    ):
+        try:
+            for _ in range(200):
+                if b"Development mode should NOT be used" in (tmp_path / "log").read_bytes():
+                    break
+                time.sleep(0.1)
+            assert "the server's certificate is not trusted" in answer()
+            assert "no such key or mount" in answer(VAULT_CACERT=str(next(tmp_path.glob("*ca*.pem"))))
         finally:
             process.terminate()
 

@@ -72,11 +72,11 @@ def fill(path: Path, host: HostKey, records: int, batch: int) -> None:
     """A log as AuditLog writes it, made faster: one lock and no sync for all of it."""
     log = AuditLog(path, host)
     log.append("load.intent", **RECORD)
-    with _no_sync(), log._locked() as descriptor:
+    with _no_sync(), log._file.locked() as descriptor:
         at: Standing = find_tip(path, descriptor, LogKey(host).first).at
-        with mock.patch("modelvault.audit.log.write_state"):
+        with mock.patch("modelvault.audit.writing.write_state"):
             for _ in range((records - at.tree.size) // batch):
-                log._write(descriptor, at, [("load.intent", RECORD)] * batch)
+                log._file._write(descriptor, at, [("load.intent", RECORD)] * batch)
 
 
 def verifying(folder: Path, records: int, batch: int) -> dict[str, float]:

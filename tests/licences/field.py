@@ -14,6 +14,7 @@ from conftest import Parties
 
 from modelvault import granting
 from modelvault.audit import log as audit_log
+from modelvault.audit import writing
 from modelvault.policy import Terms
 
 SCRIPT = """
@@ -101,5 +102,5 @@ def clock(monkeypatch: pytest.MonkeyPatch, moment: datetime, *modules: Any) -> N
         def now(cls, tz: Any = None) -> Any:
             return moment.astimezone(tz or UTC)
 
-    for module in (audit_log, *modules):
+    for module in (audit_log, writing, *modules):
         monkeypatch.setattr(module, "datetime", Clock)
