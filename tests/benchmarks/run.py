@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import auditlog
+import grants
 import loading
 import numpy as np
 import onnxruntime
@@ -203,6 +205,39 @@ def guard_cost(rounds: int) -> Table:
     return ("input", "signature only (us)", "calibrated (us)"), rows
 
 
+def audit_rates(folder: Path, quick: bool) -> Table:
+    """Appends a second, and seconds to verify a long log."""
+    folder.mkdir()
+    rates = auditlog.appending(folder, 300 if quick else 2000)
+    rows: list[Sequence[object]] = [
+        ("append, synced, one thread", f"{rates['append_per_s']:.0f} a second"),
+        ("append, synced, 16 threads", f"{rates['append_16_threads_per_s']:.0f} a second"),
+        ("append, no sync", f"{rates['append_without_sync_per_s']:.0f} a second"),
+    ]
+    for batch in (1, 100):
+        done = auditlog.verifying(folder, 50_000 if quick else 1_000_000, batch)
+        what = f"verify {done['records']:,} records, {done['heads']:,} heads ({done['mb']:.0f} MB)"
+        rows.append((what, f"{done['seconds']:.1f} s"))
+    shutil.rmtree(folder)
+    return ("what", "rate"), rows
+
+
+def bulk_grants(folder: Path, quick: bool) -> Table:
+    folder.mkdir()
+    done = grants.measure(folder, 100 if quick else 1000, 16)
+    shutil.rmtree(folder)
+    rows: list[Sequence[object]] = [
+        (
+            f"{done['grants']:,}",
+            f"{done['file_bytes'] / 2**30:.2f} GiB",
+            f"{done['bytes_read']:,} bytes",
+            f"{done['seconds']:.2f}",
+            f"{done['seconds_to_hash_the_payload']:.2f}",
+        )
+    ]
+    return ("grants", "for a file of", "of which was read", "seconds", "seconds to hash the file once"), rows
+
+
 def machine() -> str:
     cpu = next((x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")), "? : unknown")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -241,6 +276,8 @@ def main() -> None:
             ("One inference", latencies(folder / "small", 30 if quick else 200)),
             ("Sealing and checking 1 GiB", throughput(folder / "rate", 16, 1 if quick else 3)),
             ("The input guard's part of a call", guard_cost(50 if quick else 500)),
+            ("The audit log", audit_rates(folder / "audit", quick)),
+            ("Grants in bulk", bulk_grants(folder / "grants", quick)),
         ]
         if not quick:
             sections.insert(2, ("Loading 4 GiB of MatMul weights", large_loads(folder / "four", 64, 3)))
