@@ -90,7 +90,8 @@ def command(
 
     Without --to, the recipient key named "default" is used where there is one.
     """
-    from modelvault.sealing import find_model, seal
+    from modelvault.sealing import seal
+    from modelvault.sources import find_model
 
     target = output or model.parent / f"{model.name.removesuffix('.onnx')}.mvlt"
     if target.exists() and not force and not dry_run:
@@ -142,7 +143,7 @@ def command(
 
 
 def _mark(model: Path, owner: str, payload: str, inputs: Path | None, ask: Passphrase) -> "Plan":
-    from modelvault.sealing import find_model
+    from modelvault.sources import find_model
     from modelvault.watermark import embedding
     from modelvault.watermark.fidelity import read_inputs
 

@@ -103,17 +103,18 @@ def open_into(
             key = FileKey.open(authorised.grant, own, sealed.statement)
             model = decrypt(sealed, key, progress, lambda locked: check_buffers(request.hardening, locked))
             statement = sealed.statement
-        settings = replace(settings, memory=permit.memory, queries=authorised.queries(queries))
+        settings = replace(
+            settings, memory=permit.memory, queries=authorised.queries(queries), before_run=permit.before_run
+        )
         session._start(model, statement, settings, permit.close)
-        permit.meter_runs(session)
     except BaseException as error:
         logged = _denied(log, record, error)
         if permit is not None:
             permit.release(logged=logged)
         raise
     try:
-        chosen = {"memory": session.memory, "hardening": hardening, "input_guard": input_guard}
-        log.append("load.done", **record, **chosen, locked=model.locked)
+        facts = {"memory": session.memory, "hardening": hardening, "input_guard": input_guard}
+        log.append("load.done", **record, **facts, locked=model.locked)
     except ModelVaultError:
         session.close()
         raise

@@ -1,10 +1,10 @@
 """Admit a load: check it under the audit log's lock, record the intent, and hold what it takes until it ends."""
 
-import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from modelvault import ledger, seats
 from modelvault.admission import Authorised
@@ -15,9 +15,6 @@ from modelvault.errors import PolicyDenied
 from modelvault.metering import RunMeter
 from modelvault.seats import Seat
 from modelvault.usage import OpenSession, Usage
-
-if TYPE_CHECKING:
-    from modelvault.session import GuardedSession
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,19 +28,10 @@ class Permit:
     seat: Seat | None = None
     _ended: bool = field(default=False)
 
-    def meter_runs(self, session: "GuardedSession") -> None:
-        """From now on every run of the session takes one from the meter, where there is one."""
-        if self.meter is None:
-            return
-        spend, whose, kind = self.meter.spend, weakref.ref(session), type(session)
-
-        def enter(count: int = 1) -> None:
-            for _ in range(count):
-                spend()
-            if (alive := whose()) is not None:
-                kind._enter(alive, count)
-
-        session._enter = enter  # type: ignore[method-assign]
+    @property
+    def before_run(self) -> Callable[[], None] | None:
+        """Takes a run from the meter, where there is one; raises PolicyDenied when none is left."""
+        return None if self.meter is None else self.meter.spend
 
     def close(self, counters: dict[str, Any]) -> None:
         """Write the record of the session's end, and give up the seat. Raises AuditUnavailable."""

@@ -44,7 +44,7 @@ class SessionSettings:
     """What a caller chooses about a session, checked before anything is decrypted.
 
     ``memory`` is auto, lean or fast; ``input_guard`` reject, warn (count only) or off; ``queries`` and ``outputs`` are
-    limits by caller and on what is answered.
+    limits by caller and on what is answered. ``before_run`` may refuse a run by raising.
     """
 
     sess_options: Any = None
@@ -53,6 +53,7 @@ class SessionSettings:
     input_guard: str = "reject"
     queries: QueryLimits | None = None
     outputs: OutputLimits | None = None
+    before_run: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -194,6 +195,8 @@ class GuardedSession(onnxruntime.InferenceSession):
     def _enter(self, count: int = 1) -> None:
         if os.getpid() != self._process:
             raise SessionClosed(f"session of {self.statement.name} belongs to the process that loaded it")
+        if count and self._settings.before_run is not None and not self._closed:
+            self._settings.before_run()
         with self._changed:
             if self._closed:
                 raise SessionClosed(f"session of {self.statement.name} is closed")

@@ -90,6 +90,24 @@ def test_a_live_session_holds_nothing_to_take(
             compiler(session.get_session_options(), session._model_bytes).compile_to_file("out.onnx")
 
 
+def test_options_in_the_models_own_metadata_are_not_taken(
+    parties: Parties, watched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sample_input: dict[str, Any]
+) -> None:
+    """A publisher's model that asks onnxruntime to profile it, on a host whose environment says yes to that."""
+    import json
+
+    import onnx
+
+    model = onnx.load(samples.MODEL)
+    wish = {"session_options": {"enable_profiling": 1, "profile_file_prefix": "prof"}}
+    model.metadata_props.add(key="ort_config", value=json.dumps(wish))
+    onnx.save(model, tmp_path / "m.onnx")
+    path = parties.seal(tmp_path / "m.onnx")
+    monkeypatch.setenv("ORT_LOAD_CONFIG_FROM_MODEL", "1")
+    with parties.load(path) as session:
+        session.run(None, sample_input)
+
+
 def test_wrong_arguments_do_not_print_weights(parties: Parties, sealed: Path) -> None:
     """The bindings answer a wrong type with a TypeError that shows every argument, buffers included."""
     model = split(samples.MODEL)

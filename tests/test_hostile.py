@@ -11,7 +11,7 @@ import onnx
 import pytest
 from conftest import Parties
 
-from modelvault import decryption, envelope, granting, onnxfile, sealing
+from modelvault import decryption, envelope, granting, onnxfile, payload
 from modelvault.container import PRELUDE, Header, payload_offset
 from modelvault.errors import (
     FormatError,
@@ -187,7 +187,7 @@ def test_swapped_extents_do_not_decrypt_even_when_signed(
     parties: Parties, small: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two weights extents change places and the publisher's own key signs the result: the context refuses it."""
-    monkeypatch.setattr(sealing, "WEIGHTS_EXTENT", 16384)
+    monkeypatch.setattr(payload, "WEIGHTS_EXTENT", 16384)
     path = parties.seal(output="many.mvlt")
     with SealedFile(path) as sealed:
         first, second = [e for e in sealed.statement.extents if e.kind == "weights"][:2]

@@ -91,15 +91,15 @@ def test_external_data_in_several_files(parties: Parties, scattered: Path) -> No
 def test_a_source_that_changes_while_it_is_sealed(
     parties: Parties, scattered: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from modelvault import sealing
+    from modelvault import payload, sealing
 
-    original = sealing._write_payload
+    original = payload.write_payload
 
     def late(*arguments: object) -> bytes:
         (scattered / "b" / "z.bin").write_bytes(bytes(10))
         return original(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(sealing, "_write_payload", late)
+    monkeypatch.setattr(sealing, "write_payload", late)
     with pytest.raises(ModelError, match=r"z\.bin: changed while the model was being read"):
         parties.seal(scattered)
     assert not (parties.folder / "model.mvlt").exists()

@@ -18,13 +18,13 @@ from modelvault.keys import store
 pytestmark = [pytest.mark.real_models, pytest.mark.filterwarnings("ignore")]
 
 
-def application(name: str) -> Any:
-    """The package, or a skip with the reason; MODELVAULT_REQUIRE=apps turns a skip into a failure."""
+def application(name: str, required_by: str = "apps") -> Any:
+    """The package, or a skip with the reason; MODELVAULT_REQUIRE naming ``required_by`` turns that into a failure."""
     try:
         return __import__(name, fromlist=["x"])
     except ImportError as error:
         message = f"{name} is not installed ({error})"
-        if "apps" in os.environ.get("MODELVAULT_REQUIRE", "").split(","):
+        if required_by in os.environ.get("MODELVAULT_REQUIRE", "").split(","):
             pytest.fail(message)
         pytest.skip(message)
 
@@ -89,13 +89,13 @@ def test_magika_names_files(home: Parties, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_silero_finds_speech(home: Parties, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Speech by espeak-ng between silences; silero_vad needs torch beside it, so this test is often skipped."""
-    silero = application("silero_vad")
-    soundfile = application("soundfile")
+    """Speech by espeak-ng between silences; silero_vad brings torch, several GB, so it is not installed by default."""
+    silero = application("silero_vad", "silero")
+    soundfile = application("soundfile", "silero")
     speaker = shutil.which("espeak-ng")
     if speaker is None:
         pytest.skip("espeak-ng is not installed")
-    torch = application("torch")
+    torch = application("torch", "silero")
 
     subprocess.run([speaker, "-w", str(tmp_path / "s.wav"), "the model stays sealed"], check=True)
     samples, rate = soundfile.read(tmp_path / "s.wav", dtype="float32")

@@ -28,7 +28,7 @@ def prepare(model: Path, folder: Path) -> Path:
         (folder / f"{name}.key").write_bytes(key.to_pem(None))
     seal(model, folder / "model.mvlt", recipients=[customer.public], signers=[publisher], own=own.public)
     loaded = onnx.load(model)
-    if loaded.ByteSize() < AEAD_LIMIT:
+    if sum(len(t.raw_data) for t in loaded.graph.initializer) < AEAD_LIMIT:
         onnx.save(loaded, folder / "inline.onnx")
         (folder / "inline.aes").write_bytes(
             AESGCM(bytes(32)).encrypt(bytes(12), (folder / "inline.onnx").read_bytes(), None)
