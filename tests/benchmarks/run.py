@@ -81,8 +81,6 @@ def large_loads(folder: Path, weights: int, rounds: int) -> Table:
     inline = (place / "inline.onnx").exists()
     names = [w for w in WAYS if inline or w in ("sealed, lean", "sealed, fast", "plain path, external data")]
     results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    for name in names:  # unmeasured: the first touch of memory is dear on a virtual machine
-        loading.measure(name, place)
     for _ in range(rounds):
         for name in names:
             results[name].append(loading.measure(name, place))
@@ -98,12 +96,17 @@ def large_loads(folder: Path, weights: int, rounds: int) -> Table:
 
 
 def latencies(folder: Path, rounds: int) -> Table:
-    """One inference, sealed beside plain, alternating call by call in one process."""
+    """One inference, sealed beside plain, alternating call by call in one process.
+
+    Threads of one session that spin for more work would take the cores from the next, so none spins.
+    """
+    still = onnxruntime.SessionOptions()
+    still.add_session_config_entry("session.intra_op.allow_spinning", "0")
     rows: list[Sequence[object]] = []
     for name in SMALL:
         place = folder / name
-        plain = onnxruntime.InferenceSession(MODELS / f"{name}.onnx", providers=["CPUExecutionProvider"])
-        sessions = {way: WAYS[f"sealed, {way}"](place)() for way in ("lean", "fast")}
+        plain = onnxruntime.InferenceSession(MODELS / f"{name}.onnx", still, providers=["CPUExecutionProvider"])
+        sessions = {way: loading.sealed(way, still)(place)() for way in ("lean", "fast")}
         auto = _auto(place)
         feed = feed_for(plain, name)
         ways = {
@@ -258,10 +261,12 @@ def markdown(table: Table) -> Iterator[str]:
 
 INTRODUCTION = """# Performance
 
-Written by `python tests/benchmarks/run.py`; nothing here is typed by hand. What is compared ran in turn on one machine
-in one run of each section; figures are medians. A load is the time from the call to a usable session in a fresh process whose imports
-are done, files in the page cache. Peak memory is what the process held at most, anonymous and mapped, over what it held
-before. `lean` keeps the weights once, without prepacking; `fast` prepacks; both read the decrypted buffer in place.
+Written by `python tests/benchmarks/run.py`; nothing here is typed by hand. What is compared ran in turn on one machine,
+in one run of its section; figures are medians. A load is the time from the call to a usable session in a fresh process
+whose imports are done; just before it, another process has read the files and touched as much memory, since what a
+virtual machine's host took back is slow to touch first. Peak memory is what the process held at most, anonymous and
+mapped, over what it held before. `lean` keeps the weights once, without prepacking; `fast` prepacks; both read the
+decrypted buffer in place.
 """
 
 
@@ -277,7 +282,7 @@ def sections(folder: Path, quick: bool) -> dict[str, Callable[[], Table]]:
 
     tables = {
         "Loading small models": lambda: small_loads(small, few),
-        "Loading 1 GiB of MatMul weights": lambda: large_loads(folder / "one", 16, 3 if quick else 7),
+        "Loading 1 GiB of MatMul weights": lambda: large_loads(folder / "one", 16, 3 if quick else 5),
         "Loading 4 GiB of MatMul weights": lambda: large_loads(folder / "four", 64, 3),
         "One inference": one_inference,
         "Sealing and checking 1 GiB": lambda: throughput(folder / "rate", 16, 1 if quick else 3),
