@@ -10,7 +10,7 @@ from modelvault._primitives import CHUNK, sealed_length
 from modelvault.envelopes import InputEnvelope
 from modelvault.errors import ModelError
 from modelvault.filekey import FileKey
-from modelvault.index import FileEntry, Index, TensorPlace
+from modelvault.index import FileEntry, Index
 from modelvault.manifest import BLOCK, Extent
 from modelvault.oms import SignedModel
 from modelvault.sealedfile import workers
@@ -52,10 +52,7 @@ class PayloadPlan:
             weights=dict(weights),
             guard=self.guard,
             sources=tuple(FileEntry(path=s.path, size=s.size, sha256=sources[s.path]) for s in model.sources),
-            tensors=tuple(
-                TensorPlace(name=t.name, dtype=t.dtype, shape=t.shape, offset=t.offset, length=t.length)
-                for t in model.tensors
-            ),
+            tensors=model.tensors,
             assets=tuple(
                 FileEntry(path=a.path, size=a.size, sha256=digest)
                 for a, digest in zip(self.assets, assets, strict=True)

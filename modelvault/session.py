@@ -228,6 +228,11 @@ class GuardedSession(onnxruntime.InferenceSession):
         if self._settings.input_guard == "reject":
             raise rejection
 
+    def _guard_values(self, values: Mapping[str, Any]) -> None:
+        """The same for OrtValues, which are looked into only where something would look."""
+        if self._settings.input_guard != "off" or self._queries is not None:
+            self._guard({name: host_array(value) for name, value in values.items()})
+
     def _judge(self, feed: Mapping[str, Any]) -> InputRejected | None:
         if self._settings.input_guard != "off":
             try:
@@ -252,7 +257,7 @@ class GuardedSession(onnxruntime.InferenceSession):
         """As onnxruntime's; raises SessionClosed, InputRejected, QueryRefused."""
         self._unlimited("run_with_ort_values")
         with self._in_use():
-            self._guard({name: host_array(value) for name, value in input_dict_ort_values.items()})
+            self._guard_values(input_dict_ort_values)
             return super().run_with_ort_values(output_names, input_dict_ort_values, run_options)
 
     def run_with_iobinding(self, iobinding: Any, run_options: Any = None) -> None:
@@ -261,7 +266,7 @@ class GuardedSession(onnxruntime.InferenceSession):
         if not isinstance(iobinding, GuardedBinding):
             raise ForbiddenOption("run_with_iobinding: expected a binding made by this session's io_binding()")
         with self._in_use():
-            self._guard({name: host_array(value) for name, value in iobinding.bound.items()})
+            self._guard_values(iobinding.bound)
             super().run_with_iobinding(iobinding, run_options)
 
     def run_with_ortvaluevector(

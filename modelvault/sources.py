@@ -23,9 +23,8 @@ class Asset:
 def find_sources(source: Path, extra: list[Path]) -> tuple[Path, list[Asset]]:
     """The model file, and every other file that travels with it."""
     assets = [_asset(path.parent, path.name) for path in extra]
-    model = source
+    model = find_model(source)
     if source.is_dir():
-        model = _model_in(source)
         assets += [_asset(source, path) for path in _walk(source) if path != model.name]
     if len({a.path for a in assets}) != len(assets):
         raise FileError(f"{source}: two assets of one name")

@@ -17,10 +17,10 @@ from modelvault.auditterms import AuditTerms
 from modelvault.envelope import Envelope, Verifier
 from modelvault.errors import FileError, FormatError, PolicyDenied, Revoked, UntrustedPublisher
 from modelvault.keys import PublisherPublic
+from modelvault.keys.store import MAX_KEY_FILE
 from modelvault.manifest import ModelStatement, check_name, check_version, version_key
 from modelvault.policy import read_toml
 
-MAX_KEY_FILE = 64 * 2**10
 FRESH = "# Who may vouch for which models on this host.\nversion = 1\n"
 
 
@@ -205,12 +205,16 @@ def _publisher(item: Any, field: str, folder: Path) -> Publisher:
     return publisher
 
 
+def _read_key(path: Path) -> PublisherPublic:
+    return PublisherPublic.from_pem(_files.read_bytes(path, limit=MAX_KEY_FILE), str(path))
+
+
 def _key(item: Any, field: str, folder: Path) -> PublisherPublic:
     fields = Fields(item, field)
     path = folder / fields.text("file")
     pinned = fields.text("fingerprint", limit=128)
     fields.done()
-    key = PublisherPublic.from_pem(_files.read_bytes(path, limit=MAX_KEY_FILE), str(path))
+    key = _read_key(path)
     if key.fingerprint != pinned:
         raise FormatError(f"{field}: {path} has fingerprint {key.fingerprint}, expected {pinned}")
     return key
@@ -257,7 +261,7 @@ def _extend(policy: Path, lines: list[str], table: str, key_files: list[Path], t
     """Append a table with keys; everything is checked before anything is written."""
     if not 0 < threshold <= len(key_files):
         raise FormatError(f"threshold: {threshold} signatures of {len(key_files)} keys")
-    keys = [PublisherPublic.from_pem(_files.read_bytes(p, limit=MAX_KEY_FILE), str(p)) for p in key_files]
+    keys = [_read_key(p) for p in key_files]
     lines += [f"threshold = {threshold}"] if threshold != 1 else []
     for key in keys:
         lines += [f"[[{table}.key]]", f"file = {_quote(f'trusted/{_file_name(key)}')}"]

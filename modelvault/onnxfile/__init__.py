@@ -4,7 +4,7 @@ The graph keeps its meaning and every weight its bits. Large weights of the main
 file ``weights``, which exists only in the loader's memory; everything else that was external is taken into the graph.
 """
 
-from modelvault.onnxfile.layout import ALIGNMENT, Edit, IOEntry, SourceFile, SplitModel, TensorEntry
+from modelvault.onnxfile.layout import ALIGNMENT, Edit, IOEntry, SourceFile, SplitModel
 from modelvault.onnxfile.split import parse, split
 from modelvault.onnxfile.weights import OpenModel, Weight
 
@@ -15,7 +15,6 @@ __all__ = [
     "OpenModel",
     "SourceFile",
     "SplitModel",
-    "TensorEntry",
     "Weight",
     "parse",
     "split",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from modelvault import _files
 from modelvault.errors import ModelError
+from modelvault.index import TensorPlace
 
 ALIGNMENT = 64
 
@@ -22,17 +23,6 @@ class SourceFile:
 
     path: str
     size: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorEntry:
-    """A weight of the region: offset and length in bytes; dtype in ONNX's words (FLOAT, INT8 ...)."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    length: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +53,7 @@ class SplitModel:
     """A model taken apart: serialised ``graph``, and ``region`` bytes of weights to be streamed once."""
 
     graph: bytes
-    tensors: tuple[TensorEntry, ...]
+    tensors: tuple[TensorPlace, ...]
     region: int
     sources: tuple[SourceFile, ...]
     inputs: tuple[IOEntry, ...]

@@ -12,8 +12,9 @@ from onnx import ModelProto, TensorProto
 
 from modelvault import _files
 from modelvault.errors import ModelError
+from modelvault.index import TensorPlace
 from modelvault.onnxfile.anonymise import anonymise
-from modelvault.onnxfile.layout import ALIGNMENT, Edit, Slot, SourceFile, SplitModel, TensorEntry
+from modelvault.onnxfile.layout import ALIGNMENT, Edit, Slot, SourceFile, SplitModel
 from modelvault.onnxfile.tensors import TensorReader, clear, dtype_name, float_bytes, refer, set_floats, show
 from modelvault.onnxfile.walk import constants, describe, leaves, other_tensors, strip
 
@@ -95,7 +96,7 @@ class _Splitter:
         self.reader = TensorReader(path)
         self.inline: list[Slot] = []
         self.external: dict[str, list[Slot]] = {}
-        self.tensors: list[TensorEntry] = []
+        self.tensors: list[TensorPlace] = []
         self.region = 0
         self._moved: list[tuple[TensorProto, str, Slot]] = []
 
@@ -175,5 +176,5 @@ class _Splitter:
             refer(tensor, slot)
             dtype, shape = dtype_name(tensor.data_type), tuple(tensor.dims)
             self.tensors.append(
-                TensorEntry(name=name, dtype=dtype, shape=shape, offset=slot.offset, length=slot.length)
+                TensorPlace(name=name, dtype=dtype, shape=shape, offset=slot.offset, length=slot.length)
             )
