@@ -8,14 +8,12 @@ from typing import Any
 
 import needs
 import pytest
+from story import seal_grant_load_rotate
 
-from modelvault.audit import AuditLog, verify_log
+from modelvault.audit import verify_log
 from modelvault.cli.main import main
 from modelvault.errors import FormatError, KeyUnavailable, NoMatchingKey
-from modelvault.granting import grant
 from modelvault.keys import RecipientKey, store
-from modelvault.loader import load
-from modelvault.trust import TrustPolicy, add_publisher
 
 PIN = "493817"
 KEYS = {"p256": "EC:secp256r1", "p384": "EC:secp384r1", "ed25519": "EC:edwards25519", "rsa": "rsa:2048"}
@@ -91,24 +89,11 @@ def test_a_token_opens_what_hpke_wrapped(token: Token) -> None:
 
 
 def test_seal_grant_load_rotate(token: Token, parties: Any) -> None:
-    publisher = store.load_publisher(token.uri("p384"), pin)
-    bank = store.load_recipient(token.uri("bank"), pin)
-    (parties.folder / "hsm.pub").write_bytes(publisher.public.to_pem())
-    add_publisher(parties.folder / "hsm.toml", "hsm", [parties.folder / "hsm.pub"], models=["*"])
-    trust = TrustPolicy.read(parties.folder / "hsm.toml")
-    path = parties.seal(signers=[publisher], recipients=[])
-    given = parties.folder / "bank.grant"
-    given.write_bytes(grant(path, bank.public, own=parties.own, signer=publisher))
-    log = AuditLog(parties.folder / "audit.log", store.load_host(token.uri("ed25519"), pin))
-    load(path, identity=bank, trust=trust, audit=log, grant=given).close()
+    publisher, host = store.load_publisher(token.uri("p384"), pin), store.load_host(token.uri("ed25519"), pin)
+    made = token.make(f"bank-{os.urandom(3).hex()}", "p256", "--usage-derive")
+    bank, renewed = store.load_recipient(token.uri("bank"), pin), store.load_recipient(made, pin)
+    seal_grant_load_rotate(parties, publisher, bank, renewed, host)
     verify_log(parties.folder / "audit.log", store.load_host_public(token.uri("ed25519"), no_pin))
-
-    # Rotation: a new key on the token gets a grant of its own, and the old one opens nothing of it.
-    renewed = store.load_recipient(token.make(f"bank-{os.urandom(3).hex()}", "p256", "--usage-derive"), pin)
-    given.write_bytes(grant(path, renewed.public, own=parties.own, signer=publisher))
-    load(path, identity=renewed, trust=trust, audit=log, grant=given).close()
-    with pytest.raises(NoMatchingKey):
-        load(path, identity=bank, trust=trust, audit=log, grant=given)
 
 
 def test_the_command_line_with_a_token(

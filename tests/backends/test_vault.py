@@ -12,13 +12,10 @@ from typing import Any
 
 import needs
 import pytest
+from story import seal_grant_load_rotate
 
-from modelvault.audit import AuditLog
 from modelvault.errors import FormatError, KeyUnavailable, NoMatchingKey
-from modelvault.granting import grant
 from modelvault.keys import store
-from modelvault.loader import load
-from modelvault.trust import TrustPolicy, add_publisher
 
 ROOT = "root-token-of-a-test"
 
@@ -135,19 +132,9 @@ def test_transit_unwraps(server: Server) -> None:
 
 
 def test_seal_grant_load_rotate(server: Server, parties: Any) -> None:
-    publisher = store.load_publisher(server.make("release", "ecdsa-p384"))
+    publisher, host = (store.load_publisher(server.make("release", "ecdsa-p384")), server.make("host", "ed25519"))
     bank, renewed = (store.load_recipient(server.make(n, "aes256-gcm96")) for n in ("bank-1", "bank-2"))
-    (parties.folder / "kms.pub").write_bytes(publisher.public.to_pem())
-    add_publisher(parties.folder / "kms.toml", "kms", [parties.folder / "kms.pub"], models=["*"])
-    trust = TrustPolicy.read(parties.folder / "kms.toml")
-    log = AuditLog(parties.folder / "audit.log", store.load_host(server.make("host", "ed25519")))
-    path = parties.seal(signers=[publisher], recipients=[bank.public])
-    load(path, identity="vault://transit/bank-1", trust=trust, audit=log).close()
-    given = parties.folder / "bank.grant"
-    given.write_bytes(grant(path, renewed.public, own=parties.own, signer=publisher))
-    load(path, identity=renewed, trust=trust, audit=log, grant=given).close()
-    with pytest.raises(NoMatchingKey):
-        load(path, identity=bank, trust=trust, audit=log, grant=given)
+    seal_grant_load_rotate(parties, publisher, bank, renewed, store.load_host(host))
 
 
 def test_a_grant_of_another_algorithm_is_refused(server: Server, parties: Any) -> None:
