@@ -121,6 +121,29 @@ def test_credentials(kms: Any, running: tuple[str, subprocess.Popen[bytes]]) -> 
         unchecked_actions(b"inf")
 
 
+def test_refusals_are_audited_denials(kms: Any, parties: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = make(kms)
+    key, bank = uri.rpartition("/")[2], store.load_recipient(uri)
+    path = parties.seal(recipients=[bank.public])
+
+    def refused(identity: Any, words: str) -> None:
+        with pytest.raises(KeyUnavailable, match=f"^{uri}: {words}$"):
+            parties.load(path, identity=identity)
+
+    kms.disable_key(KeyId=key)
+    refused(bank, "the key is disabled")  # which was enabled when it was opened
+    refused(uri, "the key is disabled")
+    kms.schedule_key_deletion(KeyId=key)
+    refused(bank, "the key is not usable in its present state")
+    refused(uri, "the key is pending deletion")
+    kms.cancel_key_deletion(KeyId=key)
+    kms.enable_key(KeyId=key)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "expired")
+    refused(uri, "the credentials have expired")
+    denied = [r.fields for r in parties.records() if r.event == "load.denied"]
+    assert [(d["reason"], d["detail"].startswith(uri)) for d in denied] == [("KeyUnavailable", True)] * 5
+
+
 def test_outages_are_audited_denials(
     kms: Any, parties: Any, running: tuple[str, subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

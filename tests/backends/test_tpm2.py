@@ -154,5 +154,6 @@ def test_authorization_and_lockout(tpm: Tpm, parties: Any, monkeypatch: pytest.M
             store.load_recipient(f"{GUARDED}?auth=env:TPM_WRONG").unwrap(wrapped, b"here")
     with pytest.raises(KeyUnavailable, match="the TPM is locked"):
         parties.load(path, identity=f"{GUARDED}?auth=env:TPM_AUTH")
+    assert "the TPM is locked" in parties.records()[-1].fields["detail"]
     tpm.tool("tpm2_dictionarylockout", "-c")
     parties.load(path, identity=f"{GUARDED}?auth=env:TPM_AUTH").close()

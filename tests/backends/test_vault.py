@@ -193,6 +193,23 @@ def test_credentials(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
         key.unwrap(wrapped, b"here")
 
 
+def test_refusals_are_audited_denials(server: Server, parties: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = server.make("bank-6", "aes256-gcm96")
+    path = parties.seal(recipients=[store.load_recipient_public(uri)])
+    token = server.cli("token", "create", "-ttl=1s", "-field=token")
+    time.sleep(1.5)
+    monkeypatch.setenv("VAULT_TOKEN", token)
+    with pytest.raises(KeyUnavailable, match=f"^{uri}: permission denied, or the token has expired$"):
+        parties.load(path, identity=uri)
+    monkeypatch.setenv("VAULT_TOKEN", ROOT)
+    server.cli("write", "transit/keys/bank-6/config", "deletion_allowed=true")
+    server.cli("delete", "transit/keys/bank-6")
+    with pytest.raises(KeyUnavailable, match=f"^{uri}: no such key or mount$"):
+        parties.load(path, identity=uri)
+    assert parties.events() == ["opened", *["load.intent", "load.denied"] * 2]
+    assert token not in (parties.folder / "audit.log").read_text()
+
+
 def test_outages_are_audited_denials(server: Server, parties: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     bank = store.load_recipient(server.make("bank-4", "aes256-gcm96"))
     path = parties.seal(recipients=[bank.public])
