@@ -33,6 +33,7 @@ def _print(facts: PublicFacts) -> None:
             ("signed by", list(facts.signers)),
             ("policy", describe(s.policy)),
             ("watermark", f"committed by {s.watermark.owner}" if s.watermark else "none"),
+            ("plain model", list(s.plain_signature.signers) if s.plain_signature else "no signature recorded"),
         ]
     )
     if s.io is not None:
