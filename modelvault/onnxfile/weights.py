@@ -47,6 +47,12 @@ class OpenModel:
         self._tensors: list[TensorProto | AttributeProto] = []
         self.weights: tuple[Weight, ...] = tuple(self._list())
 
+        self._numbers = {id(holder): number for number, holder in enumerate(self._tensors)}
+
+    def number(self, holder: TensorProto | AttributeProto) -> int | None:
+        """Which of ``weights`` a message of ``model`` holds; None for one that is not among them."""
+        return self._numbers.get(id(holder))
+
     def _list(self) -> Iterator[Weight]:
         uses = _uses(self.model)
         for name, tensor in _named_tensors(self.model):
