@@ -34,3 +34,9 @@ def svg(drawn: Any) -> str:
         drawn.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     text = out.getvalue()
     return text[text.index("<svg") :]
+
+
+def powers(axis: Any) -> None:
+    """Label a logarithmic axis in plain text: names in a page are no mathematics, so nothing in it is read as such."""
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(lambda _, __: "")
