@@ -74,18 +74,17 @@ def _weights(found: Comparison) -> list[tuple[str, str]]:
 
 def _tensors(found: Comparison) -> str:
     rows = [_row(t) for t in by_change(found) if not t.same]
-    rows += [(t.name, word, "", t.dtype.lower(), _shape(t), "", "", "") for word, t in _alone(found)]
-    if not rows:
-        return "<p>No tensor changed.</p>"
     head = ("tensor of A", "in B", "found by, undone", "type", "shape", "change", "cosine", "share")
-    more = f"<p>... and {len(rows) - TABLE} more: see --json.</p>" if len(rows) > TABLE else ""
+    alone = [(t.name, word, t.dtype.lower(), _shape(t)) for word, t in _alone(found)]
     return (
-        f"<details open><summary>Changed tensors</summary>{page.table(head, rows[:TABLE], numbers=3)}{more}</details>"
+        _details("Changed tensors", head, rows, numbers=3, shown=True)
+        + _details("Tensors without a counterpart", ("tensor", "where", "type", "shape"), alone)
+        or "<p>No tensor changed.</p>"
     )
 
 
 def _alone(found: Comparison) -> list[tuple[str, StoredTensor]]:
-    return [("removed", t) for t in found.removed] + [("added", t) for t in found.added]
+    return [("only in A", t) for t in found.removed] + [("only in B", t) for t in found.added]
 
 
 def _row(t: TensorDiff) -> tuple[str, ...]:
@@ -123,12 +122,15 @@ def _graph(found: Comparison) -> Iterator[str]:
     yield _details("Nodes without a counterpart", ("where", "node"), alone)
 
 
-def _details(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _details(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 0, shown: bool = False
+) -> str:
     if not rows:
         return ""
     more = f"<p>... and {len(rows) - TABLE} more: see --json.</p>" if len(rows) > TABLE else ""
-    table = page.table(header, rows[:TABLE])
-    return f"<details><summary>{title} ({len(rows)})</summary>{table}{more}</details>"
+    table = page.table(header, rows[:TABLE], numbers=numbers)
+    opening = "<details open>" if shown else "<details>"
+    return f"{opening}<summary>{title} ({len(rows)})</summary>{table}{more}</details>"
 
 
 def _drift(drift: Drift) -> list[tuple[str, str]]:
