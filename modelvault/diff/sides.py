@@ -11,6 +11,7 @@ import numpy as np
 
 from modelvault import _files
 from modelvault.onnxfile import OpenModel
+from modelvault.onnxfile.lean import open_lean
 from modelvault.onnxfile.structure import Structure, structure
 from modelvault.onnxfile.tensors import elements
 from modelvault.tensorfile import StoredTensor, read_tensors
@@ -49,7 +50,7 @@ def open_side(source: Source, progress: Progress | None = None) -> Side:
     stored = None if isinstance(source, OpenModel) else read_tensors(source)
     if stored is not None and not isinstance(source, OpenModel):
         return _side(Path(source), "tensors", None, stored, stored_tensors(stored), progress)
-    model = source if isinstance(source, OpenModel) else OpenModel(source)
+    model = source if isinstance(source, OpenModel) else open_lean(source)
     kind = "sealed" if isinstance(source, OpenModel) else "onnx"
     return _side(model.path, kind, structure(model), list(_weights(model)), onnx_tensors(model), progress)
 
