@@ -11,8 +11,8 @@ import click
 from modelvault import defaults
 from modelvault.cli.common import (
     FILE,
-    Passphrase,
     ask_passphrase,
+    bytes_in,
     json_option,
     passphrase_option,
     print_fields,
@@ -20,6 +20,7 @@ from modelvault.cli.common import (
     print_table,
     progress_bar,
 )
+from modelvault.cli.opening import open_model
 from modelvault.defaults import DEFAULT
 from modelvault.errors import FileError, FormatError
 from modelvault.keys import store
@@ -81,7 +82,7 @@ def embed(
         raise FileError(f"{output}: exists already")
     chosen = _strength(strength)
     secret = store.load_owner(owner, ask_passphrase(passphrase_file))
-    with progress_bar("marking", _size(model)) as step:
+    with progress_bar("marking", bytes_in(model)) as step:
         report = embedding.embed(
             model,
             output,
@@ -236,28 +237,12 @@ def find(
     found = [c for c in (commitment_of(p, defaults.trust_policy(None)) for p in sorted(signed)) if c is not None]
     settings: dict[str, Any] = {"commitments": found, "threshold": math.log10(claim_below)}
     with contextlib.ExitStack() as stack:
-        step = stack.enter_context(progress_bar("comparing", _size(original or suspect)))
-        mine, theirs = (_open(stack, p, identity, grant, ask) for p in (original, suspect))
-        if mine is None:
+        step = stack.enter_context(progress_bar("comparing", bytes_in(original or suspect)))
+        theirs = open_model(stack, suspect, identity, grant, ask)
+        if original is None:
             return verifying.verify_blind(theirs, secret, notes, progress=step, **settings)
+        mine = open_model(stack, original, identity, grant, ask)
         return verifying.verify_informed(theirs, mine, secret, records=notes, progress=step, **settings)
-
-
-def _open(
-    stack: contextlib.ExitStack, path: Path | None, identity: str | None, grant: Path | None, ask: Passphrase
-) -> Any:
-    """The path of a plain file, or the opened model of a sealed one."""
-    from modelvault.watermark.sealed import Auditor, is_sealed, opened
-
-    if path is None or not is_sealed(path):
-        return path
-    auditor = Auditor(
-        identity=defaults.recipient(identity, ask),
-        trust=defaults.trust_policy(None),
-        log=defaults.audit_log(None, ask),
-        grant=grant,
-    )
-    return stack.enter_context(opened(path, auditor))
 
 
 def _print_verdict(verdict: "Verdict") -> None:
@@ -297,7 +282,3 @@ def _payload(verdict: "Verdict") -> str:
     text = payload_text(read.payload)
     shown = repr(text) if text else f"hex {read.payload.hex()}"
     return f"{shown}, at most 10^{verdict.outcome.read_log10_p:.1f} by chance, {read.corrected} of 32 bytes corrected"
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
