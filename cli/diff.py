@@ -164,12 +164,18 @@ def _print_tensors(found: "Comparison") -> None:
 
     rows = []
     for t in by_change(found):
-        if t.same:
+        if t.quiet:
             break
         name = t.a.name if t.a.name == t.name else f"{t.a.name} -> {t.name}"
         words = ", ".join(t.undone) or (t.dtype.lower() if t.dtype != t.a.dtype else "-")
         c = t.change
-        figures = (f"{c.relative:.2e}", f"{c.cosine:.4f}", f"{c.share:.0%}") if c else ("-", "-", "-")
+        figures = (
+            (f"{c.relative:.2e}", f"{c.cosine:.4f}", f"{c.share:.0%}")
+            if c
+            else ("0", "1", "0%")
+            if t.same
+            else ("-", "-", "-")
+        )
         rows.append((*figures, words, name))
     _table(["change", "cosine", "share", "stored", "tensor"], rows)
     for word, tensors in (("removed", found.removed), ("added", found.added)):

@@ -15,6 +15,7 @@ from modelvault.tensorfile import StoredTensor
 from modelvault.watermark.fidelity import Drift
 
 TABLE = 200
+_SAME, _UNKNOWN = ("0", "1", "0%"), ("-", "-", "-")
 
 
 def write(output: Path, found: Comparison, drift: Drift | None = None) -> None:
@@ -73,7 +74,7 @@ def _weights(found: Comparison) -> list[tuple[str, str]]:
 
 
 def _tensors(found: Comparison) -> str:
-    rows = [_row(t) for t in by_change(found) if not t.same]
+    rows = [_row(t) for t in by_change(found) if not t.quiet]
     head = ("tensor of A", "in B", "found by, undone", "type", "shape", "change", "cosine", "share")
     alone = [(t.name, word, t.dtype.lower(), _shape(t)) for word, t in _alone(found)]
     return (
@@ -91,7 +92,7 @@ def _row(t: TensorDiff) -> tuple[str, ...]:
     dtype = t.a.dtype.lower() if t.a.dtype == t.dtype else f"{t.a.dtype.lower()} -> {t.dtype.lower()}"
     shape = _shape(t.a) if t.a.shape == t.shape else f"{_shape(t.a)} -> {list(t.shape)}"
     c = t.change
-    figures = (f"{c.relative:.3g}", f"{c.cosine:.5f}", f"{c.share:.1%}") if c else ("-", "-", "-")
+    figures = (f"{c.relative:.3g}", f"{c.cosine:.5f}", f"{c.share:.1%}") if c else _SAME if t.same else _UNKNOWN
     return (t.a.name, t.name if t.name != t.a.name else "", ", ".join((t.how, *t.undone)), dtype, shape, *figures)
 
 
