@@ -8,14 +8,13 @@ from pathlib import Path
 from modelvault import page
 from modelvault.diff import plots
 from modelvault.diff.comparing import Comparison
-from modelvault.diff.report import by_change, changed_nodes, node_name, operators
+from modelvault.diff.report import by_change, changed_nodes, figures, node_name, operators
 from modelvault.diff.sides import Side
 from modelvault.diff.verdict import SAME, WORDS, TensorDiff
 from modelvault.tensorfile import StoredTensor
 from modelvault.watermark.fidelity import Drift
 
 TABLE = 200
-_SAME, _UNKNOWN = ("0", "1", "0%"), ("-", "-", "-")
 
 
 def write(output: Path, found: Comparison, drift: Drift | None = None) -> None:
@@ -91,9 +90,8 @@ def _alone(found: Comparison) -> list[tuple[str, StoredTensor]]:
 def _row(t: TensorDiff) -> tuple[str, ...]:
     dtype = t.a.dtype.lower() if t.a.dtype == t.dtype else f"{t.a.dtype.lower()} -> {t.dtype.lower()}"
     shape = _shape(t.a) if t.a.shape == t.shape else f"{_shape(t.a)} -> {list(t.shape)}"
-    c = t.change
-    figures = (f"{c.relative:.3g}", f"{c.cosine:.5f}", f"{c.share:.1%}") if c else _SAME if t.same else _UNKNOWN
-    return (t.a.name, t.name if t.name != t.a.name else "", ", ".join((t.how, *t.undone)), dtype, shape, *figures)
+    name = t.name if t.name != t.a.name else ""
+    return (t.a.name, name, ", ".join((t.how, *t.undone)), dtype, shape, *figures(t))
 
 
 def _shape(tensor: StoredTensor) -> str:

@@ -27,9 +27,18 @@ def to_dict(found: Comparison) -> dict[str, Any]:
 
 def by_change(found: Comparison) -> list[TensorDiff]:
     """Tensors, the most changed first; those that could not be compared before all."""
-    return sorted(
-        found.tensors, key=lambda t: (t.quiet, t.change is not None or t.same, -(t.change.relative if t.change else 0))
-    )
+
+    def place(t: TensorDiff) -> tuple[bool, bool, float]:
+        return t.quiet, t.same or t.change is not None, -(t.change.relative if t.change else 0.0)
+
+    return sorted(found.tensors, key=place)
+
+
+def figures(t: TensorDiff) -> tuple[str, str, str]:
+    """Relative change, cosine and share of changed elements, as text."""
+    if t.change is None:
+        return ("0", "1", "0%") if t.same else ("-", "-", "-")
+    return f"{t.change.relative:.2e}", f"{t.change.cosine:.4f}", f"{t.change.share:.0%}"
 
 
 def changed_nodes(graph: GraphDiff, a: Structure, b: Structure) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ WORDS = {
     "same-function": "the same operators on the same weights; names, order, metadata or storage differ",
     "same-weights": "the same weights; a graph was not compared",
     "converted": "the same graph, but for types or opset versions; A's weights, only rounded or quantised",
-    "rearranged": "the same graph; A's weights in another place, order, sign or scale; only a run tells what it computes",
+    "rearranged": "the same graph; A's weights in other places, order or scale; only a run tells what it computes",
     "fine-tuned": "the same graph; weights that come from A's were changed",
     "weights-only": "the same graph with other weights, which do not come from A's",
     "restructured": "another graph or set of tensors, which holds A's weights",
