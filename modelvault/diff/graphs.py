@@ -65,13 +65,21 @@ def compare_graphs(a: Side, b: Side) -> GraphDiff | None:
 
 
 def weight_mates(a: Structure, b: Structure, pairs: Iterable[tuple[int, int]]) -> dict[int, int]:
-    """Weights of A that stand where a weight of B does: at the same input of paired nodes."""
+    """Weights of A that stand where a weight of B does: at the same input of paired nodes, but for a change of type."""
     mates: dict[int, int] = {}
     slots = (zip(a.nodes[i].inputs, b.nodes[j].inputs, strict=False) for i, j in pairs)
-    for mine, theirs in itertools.chain(*slots, zip(a.results, b.results, strict=False)):
+    for used, stands in itertools.chain(*slots, zip(a.results, b.results, strict=False)):
+        mine, theirs = _origin(a, used), _origin(b, stands)
         if mine[0] == theirs[0] == "weight":
             mates.setdefault(int(mine[1]), int(theirs[1]))
     return mates
+
+
+def _origin(graph: Structure, ref: Ref) -> Ref:
+    """Where a value comes from before operators of PRECISION."""
+    while ref[0] == "node" and (node := graph.nodes[int(ref[1])]).op in PRECISION and node.inputs:
+        ref = node.inputs[0]
+    return ref
 
 
 def _digests(side: Side) -> list[str]:
