@@ -28,6 +28,10 @@ class Budget:
     cosine: float = 0.9995
     agreement: float = 0.995
 
+    def shared(self) -> "Budget":
+        """What each of two independent marks may cost, so that both together keep this budget."""
+        return Budget(cosine=(1 + self.cosine) / 2, agreement=self.agreement)
+
     def allows(self, drift: Drift) -> bool:
         """Whether a mark of this drift may be made. One row that turned is no share yet, however few there are."""
         return drift.cosine >= self.cosine and (drift.decided >= self.agreement or drift.turned <= 1)
