@@ -32,6 +32,7 @@ from modelvault.sealedfile import UnverifiedGrant
 @click.option("--embed", "inside", is_flag=True, help="Write the grant into FILE; its payload stays as it is.")
 @click.option("--licence", type=FILE, help="TOML: terms for the recipient (docs/LICENCES.md).")
 @click.option("--purpose", type=click.Choice(PURPOSES), default="run", show_default=True)
+@click.option("--owner", metavar="KEY", help="The owner's secret that FILE's fingerprints are drawn from.")
 @passphrase_option
 @json_option
 def command(
@@ -44,6 +45,7 @@ def command(
     inside: bool,
     licence: Path | None,
     purpose: str,
+    owner: str | None,
     passphrase_file: Path | None,
     as_json: bool,
 ) -> None:
@@ -59,7 +61,6 @@ def command(
         raise FileError(f"{output}: exists already")
     ask = ask_passphrase(passphrase_file)
     terms = read_terms(licence) if licence else None
-    ask = ask_passphrase(passphrase_file)
     if source is not None:
         orders = read_orders(source, terms, purpose)
     else:
@@ -70,6 +71,7 @@ def command(
         orders.values(),
         own=store.load_recipient(own or store.own_of(signer, ".key"), ask),
         signer=store.load_publisher(signer, ask),
+        owner=store.load_owner(owner, ask) if owner else None,
     )
     if source is not None and output is not None:
         count = write_grants(output, zip(orders, grants, strict=True))

@@ -15,6 +15,7 @@ COMMANDS = {
     "audit": "Show or verify an audit log.",
     "completion": "Print a shell completion script.",
     "demo": "Tell the whole story on a bundled model, in a temporary folder.",
+    "diff": "Compare two models: graph and weights.",
     "doctor": "Report what this host does to protect a loaded model.",
     "grant": "Give a recipient access to a sealed model.",
     "handover": "Let a publisher's old keys sign its new ones.",

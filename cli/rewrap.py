@@ -17,10 +17,18 @@ from modelvault.keys import store
 @click.option("--to", "new", required=True, metavar="KEY", help="New public key: name or path.")
 @click.option("--sign", "signer", default=DEFAULT, metavar="KEY", help="A key that signed the files.")
 @click.option("--own", metavar="KEY", help="The publisher's own recipient key. Default: NAME.own.")
+@click.option("--owner", metavar="KEY", help="The owner's secret that the files' fingerprints are drawn from.")
 @passphrase_option
 @json_option
 def command(
-    place: Path, old: str, new: str, signer: str, own: str | None, passphrase_file: Path | None, as_json: bool
+    place: Path,
+    old: str,
+    new: str,
+    signer: str,
+    own: str | None,
+    owner: str | None,
+    passphrase_file: Path | None,
+    as_json: bool,
 ) -> None:
     """Move the embedded grants of a recipient's old key to its new one, terms kept, in PLACE: a file or a folder.
 
@@ -33,7 +41,8 @@ def command(
     after = store.load_recipient_public(new)
     ask = ask_passphrase(passphrase_file)
     key, mine = store.load_publisher(signer, ask), store.load_recipient(own or store.own_of(signer, ".key"), ask)
-    rows = [(rewrap(file, before, after, own=mine, signer=key), str(file)) for file in files]
+    secret = store.load_owner(owner, ask) if owner else None
+    rows = [(rewrap(file, before, after, own=mine, signer=key, owner=secret), str(file)) for file in files]
     if as_json:
         print_json({"from": before, "to": after.fingerprint, "moved": {file: count for count, file in rows}})
     else:

@@ -20,12 +20,13 @@ from modelvault.cli.common import (
 from modelvault.defaults import DEFAULT
 from modelvault.envelopes import InputEnvelope
 from modelvault.errors import FileError, FormatError, KeyUnavailable
-from modelvault.keys import store
+from modelvault.keys import OwnerSecret, store
 from modelvault.keys.remote import Wrapper
 from modelvault.oms import SignedModel
 from modelvault.policy import Terms, read_terms
 
 if TYPE_CHECKING:
+    from modelvault.fingerprint.planning import FingerprintPlan
     from modelvault.watermark.embedding import Plan
 
 
@@ -47,7 +48,12 @@ if TYPE_CHECKING:
 @click.option("--policy", type=FILE, help="TOML: terms for every recipient (docs/LICENCES.md).")
 @click.option("--watermark", metavar="KEY", help="Mark the weights with this owner's secret: name or path.")
 @click.option("--watermark-payload", metavar="TEXT|HEX", help="At most 16 bytes. Default: name and version.")
-@click.option("--watermark-inputs", type=FILE, metavar="FILE.npz", help="Real inputs to measure the mark's drift on.")
+@click.option("--watermark-inputs", type=FILE, metavar="FILE.npz", help="Real inputs to measure the marks' drift on.")
+@click.option("--fingerprint", metavar="KEY", help="Give each recipient a copy of its own, traceable by this owner.")
+@click.option("--colluders", type=click.IntRange(1, 64), default=5, show_default=True, help="Blended copies to trace.")
+@click.option(
+    "--recipients-expected", "expected", type=click.IntRange(1, 100_000), default=1000, show_default=True, metavar="N"
+)
 @click.option(
     "--calibrate",
     multiple=True,
@@ -76,6 +82,9 @@ def command(
     watermark: str | None,
     watermark_payload: str | None,
     watermark_inputs: Path | None,
+    fingerprint: str | None,
+    colluders: int,
+    expected: int,
     calibrate: tuple[Path, ...],
     model_signature: Path | None,
     model_keys: tuple[str, ...],
@@ -101,10 +110,12 @@ def command(
     names = signers or (DEFAULT,)
     ask = ask_passphrase(passphrase_file)
     keys = [store.load_publisher(n, ask) for n in names]
-    plan = None
+    plan = slots = None
     if watermark is not None:
         default = f"{name or find_model(model).stem} {version}".encode()[:16].decode(errors="ignore")
         plan = _mark(model, watermark, watermark_payload or default, watermark_inputs, ask)
+    if fingerprint is not None:
+        slots = _slots(model, store.load_owner(fingerprint, ask), colluders, expected, plan, watermark_inputs)
     with progress_bar("sealing", _bytes_in(model)) as step:
         report = seal(
             model,
@@ -117,6 +128,7 @@ def command(
             assets=assets,
             policy=read_terms(policy) if policy else Terms(),
             watermark=plan,
+            fingerprint=slots,
             guard=_envelope(calibrate),
             signed=_signed(model, model_signature, model_keys),
             public_io=public_io,
@@ -136,6 +148,7 @@ def command(
             ("weights", f"{report.tensors} tensors, {size(report.region)}"),
             ("assets", ", ".join(report.assets) or "none"),
             ("watermark", "none" if plan is None else f"strength {plan.strength}, {plan.robustness}"),
+            ("fingerprints", "none" if slots is None else slots.summary),
             ("signed by", list(report.statement.publishers)),
             ("granted to", list(report.recipients)),
         ]
@@ -151,6 +164,24 @@ def _mark(model: Path, owner: str, payload: str, inputs: Path | None, ask: Passp
         find_model(model),
         store.load_owner(owner, ask),
         payload=embedding.parse_payload(payload),
+        inputs=read_inputs(inputs) if inputs else None,
+        inputs_name=inputs.name if inputs else "",
+    )
+
+
+def _slots(
+    model: Path, owner: OwnerSecret, coalition: int, recipients: int, mark: "Plan | None", inputs: Path | None
+) -> "FingerprintPlan":
+    from modelvault.fingerprint.planning import make_plan
+    from modelvault.sources import find_model
+    from modelvault.watermark.fidelity import read_inputs
+
+    return make_plan(
+        find_model(model),
+        owner,
+        coalition=coalition,
+        recipients=recipients,
+        watermark=mark,
         inputs=read_inputs(inputs) if inputs else None,
         inputs_name=inputs.name if inputs else "",
     )

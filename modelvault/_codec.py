@@ -140,8 +140,9 @@ class Fields:
         value: dict[str, Any] = self._take(key, dict, default, "an object")
         return value
 
-    def binary(self, key: str, *, size: int | None = None) -> bytes:
-        value = b64decode(self._take(key, str, ..., "base64 text"), f"{self.path}.{key}")
+    def binary(self, key: str, default: Any = ..., *, size: int | None = None) -> bytes:
+        text = self._take(key, str, default, "base64 text")
+        value: bytes = default if text is None else b64decode(text, f"{self.path}.{key}")
         if size is not None and len(value) != size:
             raise FormatError(f"{self.path}.{key}: expected {size} bytes, got {len(value)}")
         return value

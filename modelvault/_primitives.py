@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from cryptography import exceptions
 from cryptography.cobblestone import Cobblestone256Decryptor, Cobblestone256Encryptor
 from cryptography.hazmat.primitives import hashes, hpke
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -17,12 +18,14 @@ LABEL_GRANT = b"modelvault/v1/grant"
 LABEL_OWNER = b"modelvault/v1/owner"
 LABEL_SERVICE = b"modelvault/v1/service"
 LABEL_WATERMARK = b"modelvault/v1/watermark/"
+LABEL_FINGERPRINT = b"modelvault/v1/fingerprint/"
 
 CHUNK = 16_384
 KEYSTREAM_PIECE = 2**18
 TAG = 16
 STREAM_HEADER = 56  # Cobblestone-256: 24 bytes of salt, 32 of key commitment
 
+InvalidTag = exceptions.InvalidTag
 ExtentEncryptor = Cobblestone256Encryptor
 ExtentDecryptor = Cobblestone256Decryptor
 
@@ -64,6 +67,24 @@ def hpke_seal(algorithm: str, public_key: Any, info: bytes, plaintext: bytes) ->
 def hpke_open(algorithm: str, private_key: Any, info: bytes, ciphertext: bytes) -> bytes:
     """Inverse of :func:`hpke_seal`; raises cryptography's InvalidTag or ValueError."""
     return _suite(algorithm).decrypt(ciphertext, private_key, info)
+
+
+_ONLY_NONCE = bytes(12)
+
+
+def aead_seal(key: bytes, plaintext: bytes, context: bytes = b"") -> bytes:
+    """AES-256-GCM under a key that encrypts this one message and no other: ciphertext || tag."""
+    return AESGCM(key).encrypt(_ONLY_NONCE, plaintext, context)
+
+
+def aead_open(key: bytes, sealed: bytes, context: bytes = b"") -> bytes:
+    """Inverse of :func:`aead_seal`; raises InvalidTag."""
+    return AESGCM(key).decrypt(_ONLY_NONCE, sealed, context)
+
+
+def aead_open_into(key: bytes, sealed: bytes | bytearray | memoryview, out: memoryview) -> None:
+    """:func:`aead_open` without context, into ``out`` (of the plaintext's length); raises InvalidTag."""
+    AESGCM(key).decrypt_into(_ONLY_NONCE, sealed, None, out)
 
 
 _P256_POINT = 65

@@ -1,6 +1,7 @@
 """Whether a load is allowed: trust, revocations, grant, terms, and what the audit log says about loads so far."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -200,9 +201,9 @@ def _find_grant(
     if request.grant is not None:
         data = remote.read_bytes(request.grant, limit=MAX_GRANT_ENVELOPE)
         name = remote.display(request.grant)
-        found = [(UnverifiedGrant.from_bytes(data, name), name)]
+        found: Iterable[tuple[UnverifiedGrant, str]] = [(UnverifiedGrant.from_bytes(data, name), name)]
     else:
-        found = [(g, f"{sealed.path}: grants[{n}]") for n, g in enumerate(sealed.grants())]
+        found = ((g, f"{sealed.path}: grants[{n}]") for n, g in enumerate(sealed.grants()))
     for grant, source in found:
         if grant.statement.recipient == mine and grant.statement.purpose in purposes:
             statement = verify_grant(grant, verified, sealed.statement_digest, source)

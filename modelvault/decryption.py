@@ -1,18 +1,19 @@
 """Decrypt a sealed payload into private memory: one pass that hashes and decrypts, all of it undone on any doubt."""
 
+import itertools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cryptography.exceptions import InvalidTag
-
 from modelvault._memory import SecureBuffer
+from modelvault._primitives import InvalidTag
 from modelvault.errors import FormatError, PayloadTampered
 from modelvault.filekey import FileKey
 from modelvault.graphcheck import check_sealed_graph
 from modelvault.index import Index
 from modelvault.manifest import BLOCK, Extent
 from modelvault.sealedfile import Progress, SealedFile, in_threads
+from modelvault.variants import MasterKey, SlotReader
 
 
 @dataclass(slots=True, repr=False)
@@ -52,15 +53,15 @@ def decrypt(
     """Read the payload once, hash and decrypt it on all cores, and hand it out only if its root is the signed one.
 
     ``check_buffers`` is told, before a byte is decrypted, whether all buffers are locked. ``tensors`` reads the
-    index's table of tensors too. Raises PayloadTampered, FormatError, FileError; whatever was decrypted by then is
-    wiped.
+    index's table of tensors too. Slots of variants get those that ``key`` opens; with a master key, their mean. Raises
+    PayloadTampered, FormatError, FileError; whatever was decrypted by then is wiped.
     """
     room = _make_room(sealed.statement.extents)
     try:
         if check_buffers:
             check_buffers(all(b.locked for b in room.buffers))
         _fill(sealed, key, room, progress)
-        return _open_index(sealed, room, tensors=tensors)
+        return _open_index(sealed, room, key, tensors=tensors or isinstance(key.variants, MasterKey))
     except BaseException:
         for buffer in room.buffers:
             buffer.wipe()
@@ -125,18 +126,39 @@ def _decrypt_extent(
     return leaves
 
 
-def _open_index(sealed: SealedFile, room: _Room, *, tensors: bool) -> Decrypted:
+def _open_index(sealed: SealedFile, room: _Room, key: FileKey, *, tensors: bool) -> Decrypted:
     weights, graph, *rest = room.buffers
     source = str(sealed.path)
-    index = _read_index(rest[-1], f"{source}: index", tensors=tensors)
-    assets = rest[:-1]
-    if [a.size for a in index.assets] != [b.size for b in assets]:
+    index = _read_index(rest.pop(), f"{source}: index", tensors=tensors)
+    store = rest.pop(0) if sealed.statement.variants else None
+    if [a.size for a in index.assets] != [b.size for b in rest]:
         raise FormatError(f"{source}: index.assets: not the assets of the statement")
     if index.region > weights.size:
         raise FormatError(f"{source}: index.region: expected at most {weights.size}, got {index.region}")
     check_sealed_graph(graph.mapped, index.region, source)
-    named = {entry.path: buffer for entry, buffer in zip(index.assets, assets, strict=True)}
+    if store is not None:
+        _fill_slots(sealed, index, key, weights, store)
+        store.wipe()
+    named = {entry.path: buffer for entry, buffer in zip(index.assets, rest, strict=True)}
     return Decrypted(graph=graph, weights=weights, index=index, assets=named)
+
+
+def _fill_slots(sealed: SealedFile, index: Index, key: FileKey, weights: SecureBuffer, store: SecureBuffer) -> None:
+    """Decrypt this key's variant of every slot straight into its place."""
+    variants, source = sealed.statement.variants, str(sealed.path)
+    if variants is None or key.variants is None or len(index.slots) != variants.slots:
+        raise FormatError(f"{source}: index.slots: not the slots of the statement")
+    for before, after in itertools.pairwise((-variants.length, *index.slots, index.region)):
+        if before + variants.length > after:
+            raise FormatError(f"{source}: index.slots: a slot at {after} overlaps another, or the region's end")
+    with weights.view[: index.region] as region:
+        reader = SlotReader(variants, index.slots, region, store.view)
+        if isinstance(key.variants, MasterKey):
+            from modelvault.fingerprint.base import restore
+
+            restore(reader, key.variants, index.tensors, source)
+        else:
+            reader.choose(key.variants, source)
 
 
 def _read_index(buffer: SecureBuffer, source: str, *, tensors: bool) -> Index:

@@ -11,13 +11,17 @@ from modelvault._primitives import (
     LABEL_GRANT,
     ExtentDecryptor,
     ExtentEncryptor,
+    InvalidTag,
+    aead_open,
+    aead_seal,
     hkdf,
 )
 from modelvault.errors import NoMatchingKey, PayloadTampered
 from modelvault.manifest import GrantStatement, ModelStatement
 from modelvault.policy import Terms
+from modelvault.variants import Keys, open_keys
 
-BUNDLE_VERSION = b"\x01"
+PLAIN_BUNDLE, VARIANTS_BUNDLE = b"\x01", b"\x02"
 KEY = 32
 
 
@@ -43,12 +47,16 @@ class Identity(Protocol):
 
 
 class FileKey:
-    """The 32-byte key of one sealed file; everything else is derived from it and the statement's nonce."""
+    """The 32-byte key of one sealed file; everything else is derived from it and the statement's nonce.
 
-    __slots__ = ("_key",)
+    ``variants``: what opens the slots of a file with fingerprints, where a grant brought it.
+    """
 
-    def __init__(self, key: bytes) -> None:
+    __slots__ = ("_key", "variants")
+
+    def __init__(self, key: bytes, variants: Keys | None = None) -> None:
         self._key = key
+        self.variants = variants
 
     @classmethod
     def generate(cls) -> "FileKey":
@@ -74,9 +82,24 @@ class FileKey:
         return hkdf(self._key, salt=nonce, info=LABEL_EXTENT + number.to_bytes(4, "big"))
 
     def grant(
-        self, recipient: Recipient, name: str, digest: bytes, *, licence: Terms | None = None, purpose: str = "run"
+        self,
+        recipient: Recipient,
+        name: str,
+        digest: bytes,
+        *,
+        licence: Terms | None = None,
+        purpose: str = "run",
+        variants: Keys | None = None,
     ) -> GrantStatement:
-        """A grant of this key to ``recipient``, not signed yet; ``digest`` is the model statement's SHA-256."""
+        """A grant of this key to ``recipient``, not signed yet; ``digest`` is the model statement's SHA-256.
+
+        ``variants``: the slots' keys that the recipient gets of a file with fingerprints. They travel beside the
+        bundle, which every recipient's key or service can wrap, under a key of their own in it.
+        """
+        bundle, sealed, info = PLAIN_BUNDLE + self._key, None, LABEL_GRANT + digest
+        if variants is not None:
+            ring_key = secrets.token_bytes(KEY)
+            bundle, sealed = VARIANTS_BUNDLE + self._key + ring_key, aead_seal(ring_key, variants.to_bytes(), info)
         return GrantStatement(
             grant_id=secrets.token_hex(16),
             model_name=name,
@@ -84,24 +107,34 @@ class FileKey:
             created=datetime.now(UTC).replace(microsecond=0),
             recipient=recipient.fingerprint,
             algorithm=recipient.algorithm,
-            wrapped=recipient.wrap(BUNDLE_VERSION + self._key, LABEL_GRANT + digest),
+            wrapped=recipient.wrap(bundle, info),
             purpose=purpose,
             licence=licence or Terms(),
+            variants=sealed,
         )
 
     @classmethod
     def open(cls, grant: GrantStatement, identity: Identity, statement: ModelStatement) -> "FileKey":
         """Unwrap a grant's bundle; NoMatchingKey if it does not open, PayloadTampered if it brings another key."""
+        source = f"grant {grant.grant_id}"
         if grant.algorithm != identity.public.algorithm:
             raise NoMatchingKey(
-                f"grant {grant.grant_id}: wrapped with {grant.algorithm[:64]!r}, expected {identity.public.algorithm}"
+                f"{source}: wrapped with {grant.algorithm[:64]!r}, expected {identity.public.algorithm}"
             )
-        bundle = identity.unwrap(grant.wrapped, LABEL_GRANT + grant.model)
-        if len(bundle) != len(BUNDLE_VERSION) + KEY or not bundle.startswith(BUNDLE_VERSION):
-            raise NoMatchingKey(f"grant {grant.grant_id}: unknown key bundle")
-        key = cls(bundle[len(BUNDLE_VERSION) :])
+        info = LABEL_GRANT + grant.model
+        bundle = identity.unwrap(grant.wrapped, info)
+        version, ring_key = (PLAIN_BUNDLE, b"") if statement.variants is None else (VARIANTS_BUNDLE, bundle[1 + KEY :])
+        if len(bundle) != 1 + KEY + (KEY if statement.variants else 0) or not bundle.startswith(version):
+            raise NoMatchingKey(f"{source}: unknown key bundle")
+        key = cls(bundle[1 : 1 + KEY])
         if not hmac.compare_digest(key.commitment(statement.nonce), statement.key_commitment):
-            raise PayloadTampered(f"grant {grant.grant_id}: its key is not the one that the publisher committed to")
+            raise PayloadTampered(f"{source}: its key is not the one that the publisher committed to")
+        if statement.variants is not None:
+            try:
+                opened = aead_open(ring_key, grant.variants or b"", info)
+            except InvalidTag:
+                raise PayloadTampered(f"{source}: variants: do not decrypt") from None
+            key.variants = open_keys(opened, statement.variants, purpose=grant.purpose, field=f"{source}: variants")
         return key
 
 

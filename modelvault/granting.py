@@ -5,16 +5,20 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelvault import _files, envelope
 from modelvault.container import MAX_GRANT_COUNT, payload_offset
 from modelvault.envelope import Signer
 from modelvault.errors import FileError, FormatError, NoMatchingKey, UntrustedPublisher
 from modelvault.filekey import FileKey, Identity, Recipient
+from modelvault.keys import OwnerSecret
 from modelvault.manifest import GrantStatement
 from modelvault.policy import Terms
 from modelvault.sealedfile import SealedFile, UnverifiedGrant
+
+if TYPE_CHECKING:
+    from modelvault.fingerprint.rings import RecipientKeys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,19 +38,27 @@ def grant(
     signer: Signer,
     licence: Terms | None = None,
     purpose: str = "run",
+    owner: OwnerSecret | None = None,
 ) -> bytes:
     """A signed grant of the sealed model for ``recipient``: to be kept beside the file, or embedded.
 
     ``own`` is the publisher's own recipient key, which every file that it sealed is granted to; ``signer`` one of the
-    keys that signed the file, since loaders take grants from the model's publisher alone.
+    keys that signed the file, since loaders take grants from the model's publisher alone. ``owner`` is the secret that
+    a file with fingerprints was sealed with: it chooses the recipient's variants.
 
     Raises FormatError, FileError, NoMatchingKey, UntrustedPublisher, PayloadTampered.
     """
-    return next(grant_all(path, [Order(recipient=recipient, licence=licence, purpose=purpose)], own=own, signer=signer))
+    order = Order(recipient=recipient, licence=licence, purpose=purpose)
+    return next(grant_all(path, [order], own=own, signer=signer, owner=owner))
 
 
 def grant_all(
-    path: str | os.PathLike[str], orders: Iterable[Order], *, own: Identity, signer: Signer
+    path: str | os.PathLike[str],
+    orders: Iterable[Order],
+    *,
+    own: Identity,
+    signer: Signer,
+    owner: OwnerSecret | None = None,
 ) -> Iterator[bytes]:
     """A grant for each order, in turn. The file is opened once, its key unwrapped once, its payload never read.
 
@@ -59,12 +71,34 @@ def grant_all(
         sealed.envelope.verified_by([signer.public])
         key = FileKey.open(_own_grant(sealed, own), own, sealed.statement)
         name, digest = sealed.statement.name, sealed.statement_digest
+        keys = _recipient_keys(sealed, owner)
     for order in orders:
-        statement = key.grant(order.recipient, name, digest, licence=order.licence, purpose=order.purpose)
+        variants = keys.of(order.recipient.fingerprint, order.purpose) if keys else None
+        statement = key.grant(
+            order.recipient, name, digest, licence=order.licence, purpose=order.purpose, variants=variants
+        )
         yield envelope.sign(statement.to_bytes(), [signer]).to_bytes()
 
 
-def rewrap(path: str | os.PathLike[str], old: str, new: Recipient, *, own: Identity, signer: Signer) -> int:
+def _recipient_keys(sealed: SealedFile, owner: OwnerSecret | None) -> "RecipientKeys | None":
+    if sealed.statement.variants is None:
+        return None
+    if owner is None:
+        raise NoMatchingKey(f"{sealed.path}: only owner {sealed.statement.variants.owner} can draw its fingerprints")
+    from modelvault.fingerprint.rings import RecipientKeys
+
+    return RecipientKeys(owner, sealed.statement.variants, sealed.statement.nonce, str(sealed.path))
+
+
+def rewrap(
+    path: str | os.PathLike[str],
+    old: str,
+    new: Recipient,
+    *,
+    own: Identity,
+    signer: Signer,
+    owner: OwnerSecret | None = None,
+) -> int:
     """Move every embedded grant of the key with fingerprint ``old`` to ``new``, terms and purpose kept; how many.
 
     A file without a grant for ``old`` is left alone. Raises as :func:`grant`.
@@ -74,7 +108,7 @@ def rewrap(path: str | os.PathLike[str], old: str, new: Recipient, *, own: Ident
         moved = [item.statement for _, item in pairs if item.statement.recipient == old]
         if moved:
             orders = [Order(recipient=new, licence=g.licence, purpose=g.purpose) for g in moved]
-            fresh = grant_all(path, orders, own=own, signer=signer)
+            fresh = grant_all(path, orders, own=own, signer=signer, owner=owner)
             kept = [raw for raw, item in pairs if item.statement.recipient != old]
             rewrite(sealed, grants=(*kept, *fresh))
     return len(moved)

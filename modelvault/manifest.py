@@ -10,6 +10,7 @@ from modelvault._primitives import plain_length
 from modelvault.commitment import Commitment
 from modelvault.errors import FormatError
 from modelvault.policy import Terms
+from modelvault.variants import Variants
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 MODEL_PREDICATE = "urn:modelvault:sealed-model:v1"
@@ -18,9 +19,9 @@ ROOT_ALGORITHM = "mvltMerkleSha256"
 BLOCK = 4 * 2**20
 NONCE = 32
 MAX_STATEMENT = 12 * 2**20
-MAX_GRANT = 128 * 2**10
+MAX_GRANT = 256 * 2**10
 MAX_EXTENTS = 65_535
-EXTENT_KINDS = ("graph", "weights", "asset", "index")
+EXTENT_KINDS = ("graph", "weights", "variants", "asset", "index")
 PURPOSES = ("run", "audit")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -75,6 +76,7 @@ class ModelStatement:
     publishers: tuple[str, ...]
     io: dict[str, Any] | None = None
     watermark: Commitment | None = None
+    variants: Variants | None = None
     plain_signature: PlainSignature | None = None
 
     @property
@@ -96,6 +98,8 @@ class ModelStatement:
             predicate["io"] = self.io
         if self.watermark is not None:
             predicate["watermark"] = self.watermark.to_dict()
+        if self.variants is not None:
+            predicate["fingerprint"] = self.variants.to_dict()
         if self.plain_signature is not None:
             predicate["plainSignature"] = self.plain_signature.to_dict()
         return build_statement(self.name, {ROOT_ALGORITHM: self.root.hex()}, MODEL_PREDICATE, predicate)
@@ -105,6 +109,7 @@ class ModelStatement:
         """Parse and validate; FormatError names the field below ``field``."""
         name, root, fields = open_statement(data, field, ROOT_ALGORITHM, MODEL_PREDICATE, MAX_STATEMENT)
         mark = fields.mapping("watermark", None)
+        variants = fields.mapping("fingerprint", None)
         plain = fields.mapping("plainSignature", None)
         statement = cls(
             name=check_name(name, f"{field}.subject"),
@@ -118,15 +123,22 @@ class ModelStatement:
             publishers=fields.texts("publishers", limit=64),
             io=fields.mapping("io", None),
             watermark=None if mark is None else Commitment.from_dict(mark, f"{fields.path}.watermark"),
+            variants=None if variants is None else Variants.from_dict(variants, f"{fields.path}.fingerprint"),
             plain_signature=None if plain is None else PlainSignature.from_dict(plain, f"{fields.path}.plainSignature"),
         )
         fields.done()
+        stored = [e.plain for e in statement.extents if e.kind == "variants"]
+        if stored != ([statement.variants.store] if statement.variants else []):
+            raise FormatError(f"{fields.path}.extents: variants are not as in fingerprint")
         return statement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrantStatement:
-    """One recipient's access to one sealed model; ``model`` is the SHA-256 of the model statement's bytes."""
+    """One recipient's access to one sealed model; ``model`` is the SHA-256 of the model statement's bytes.
+
+    ``variants``: keys of the fingerprinted slots, sealed under a key that is in the wrapped bundle.
+    """
 
     grant_id: str
     model_name: str
@@ -137,6 +149,7 @@ class GrantStatement:
     wrapped: bytes
     purpose: str = "run"
     licence: Terms = Terms()
+    variants: bytes | None = None
 
     def to_bytes(self) -> bytes:
         predicate = {
@@ -147,6 +160,8 @@ class GrantStatement:
             "recipient": self.recipient,
             "wrap": {"algorithm": self.algorithm, "ciphertext": b64encode(self.wrapped)},
         }
+        if self.variants is not None:
+            predicate["variants"] = b64encode(self.variants)
         return build_statement(self.model_name, {"sha256": self.model.hex()}, GRANT_PREDICATE, predicate)
 
     @classmethod
@@ -164,6 +179,7 @@ class GrantStatement:
             wrapped=wrap.binary("ciphertext"),
             purpose=_choice(fields.text("purpose"), PURPOSES, f"{fields.path}.purpose"),
             licence=Terms.from_dict(fields.mapping("licence"), f"{fields.path}.licence"),
+            variants=fields.binary("variants", None),
         )
         wrap.done()
         fields.done()
@@ -224,7 +240,7 @@ def open_statement(data: bytes, field: str, algorithm: str, kind: str, limit: in
 
 
 def _extents(items: list[Any], field: str) -> tuple[Extent, ...]:
-    """Back to back from 0: one graph, then weights, then assets, then one index."""
+    """Back to back from 0: one graph, then weights, then variants, then assets, then one index."""
     extents: list[Extent] = []
     offset = 0
     for number, item in enumerate(items):
@@ -242,5 +258,5 @@ def _extents(items: list[Any], field: str) -> tuple[Extent, ...]:
         extents.append(extent)
     kinds = [e.kind for e in extents]
     if kinds != sorted(kinds, key=EXTENT_KINDS.index) or kinds.count("graph") != 1 or kinds.count("index") != 1:
-        raise FormatError(f"{field}: expected one graph, then weights, then assets, then one index")
+        raise FormatError(f"{field}: expected one graph, weights, variants, assets, one index, in this order")
     return tuple(extents)

@@ -3,7 +3,7 @@
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from modelvault import merkle, onnxfile
 from modelvault._primitives import CHUNK, sealed_length
@@ -15,6 +15,9 @@ from modelvault.manifest import BLOCK, Extent
 from modelvault.oms import SignedModel
 from modelvault.sealedfile import workers
 from modelvault.sources import PIECE, Asset, read_asset
+
+if TYPE_CHECKING:
+    from modelvault.fingerprint.embed import SlotSealer
 
 WEIGHTS_EXTENT = 511 * CHUNK  # its ciphertext is just below two Merkle blocks; many extents keep all cores busy
 PLACEHOLDER = bytes(32)
@@ -29,8 +32,11 @@ class PayloadPlan:
         assets: list[Asset],
         guard: InputEnvelope | None = None,
         signed: SignedModel | None = None,
+        slots: "SlotSealer | None" = None,
     ) -> None:
         self.model = model
+        self._slots = slots
+        self._places = slots.places(model.tensors, model.path) if slots else ()
         self.signed = signed
         self.assets = assets
         self.guard = guard
@@ -40,6 +46,7 @@ class PayloadPlan:
         index = len(self.index(sources, [PLACEHOLDER] * len(assets)))
         weights = [min(WEIGHTS_EXTENT, self.region - at) for at in range(0, self.region, WEIGHTS_EXTENT)]
         sizes = [("graph", len(model.graph)), *(("weights", n) for n in weights)]
+        sizes += [("variants", slots.layout.store)] if slots else []
         sizes += [*(("asset", a.size) for a in assets), ("index", index)]
         self.extents = _back_to_back(sizes)
 
@@ -51,6 +58,7 @@ class PayloadPlan:
             region=model.region,
             weights=dict(weights),
             guard=self.guard,
+            slots=self._places,
             sources=tuple(FileEntry(path=s.path, size=s.size, sha256=sources[s.path]) for s in model.sources),
             tensors=model.tensors,
             assets=tuple(
@@ -73,6 +81,8 @@ class PayloadPlan:
             if extent.kind == "weights":
                 yield weights.take(extent.plain)
         weights.run_out()  # so that every source file is hashed to its end
+        if self._slots:
+            yield [self._slots.store(self.model.path)]
         digests: list[bytes] = []
         for asset in self.assets:
             yield read_asset(asset, digests)

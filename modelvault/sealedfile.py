@@ -74,10 +74,10 @@ class SealedFile:
         """SHA-256 of the statement's bytes: what grants and audit records name the model by."""
         return hashlib.sha256(self.envelope.payload).digest()
 
-    def grants(self) -> list[UnverifiedGrant]:
-        """The embedded grants, in file order."""
-        source = f"{self.path}: grants"
-        return [UnverifiedGrant.from_bytes(g, f"{source}[{n}]") for n, g in enumerate(self.header.grants)]
+    def grants(self) -> Iterator[UnverifiedGrant]:
+        """The embedded grants, in file order, each parsed when it is asked for."""
+        for number, data in enumerate(self.header.grants):
+            yield UnverifiedGrant.from_bytes(data, f"{self.path}: grants[{number}]")
 
     def _size(self) -> int:
         return os.fstat(self.descriptor).st_size

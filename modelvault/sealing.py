@@ -22,6 +22,8 @@ from modelvault.sealedfile import Progress
 from modelvault.sources import find_sources
 
 if TYPE_CHECKING:
+    from modelvault.fingerprint.planning import FingerprintPlan
+    from modelvault.fingerprint.rings import RecipientKeys
     from modelvault.watermark.embedding import Plan
 
 SLACK = 256  # an ECDSA signature may come out a few bytes longer than in the rehearsal
@@ -69,6 +71,7 @@ def seal(
     signed: SignedModel | None = None,
     public_io: bool = False,
     watermark: "Plan | None" = None,
+    fingerprint: "FingerprintPlan | None" = None,
     keep_docs: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -77,7 +80,8 @@ def seal(
 
     ``own`` is the publisher's own recipient key: with it the publisher can issue more grants later. ``guard`` is the
     input envelope that sessions will check. ``watermark`` (watermark.embedding.make_plan) marks the weights on their
-    way: the unmarked ones are never written. ``signed`` is a verified OpenSSF signature of the folder ``source``: what
+    way: the unmarked ones are never written. ``fingerprint`` (fingerprint.planning.make_plan) gives every recipient a
+    copy of its own. ``signed`` is a verified OpenSSF signature of the folder ``source``: what
     is sealed must be just its files, and the statement records it. ``progress`` is called with counts of plain bytes
     sealed. After any failure ``output`` is as it was. A dry run checks everything, signs a rehearsal, and writes
     nothing.
@@ -86,10 +90,12 @@ def seal(
     """
     model_path, asset_list = find_sources(Path(source), [Path(a) for a in assets])
     marker = watermark.marker() if watermark else None
-    model = onnxfile.split(model_path, keep_docs=keep_docs, edit=marker.edit if marker else None)
-    asset_list = [a for a in asset_list if a.path not in {s.path for s in model.sources}]
     key, nonce = FileKey.generate(), secrets.token_bytes(NONCE)
-    plan = PayloadPlan(model, asset_list, guard, signed)
+    edit = marker.edit if marker else None
+    slots = fingerprint.sealer(nonce, edit) if fingerprint else None
+    model = onnxfile.split(model_path, keep_docs=keep_docs, edit=slots.edit if slots else edit)
+    asset_list = [a for a in asset_list if a.path not in {s.path for s in model.sources}]
+    plan = PayloadPlan(model, asset_list, guard, signed, slots)
     statement = ModelStatement(
         name=check_name(name or model_path.stem, "name"),
         version=check_version(version, "version"),
@@ -102,11 +108,13 @@ def seal(
         publishers=tuple(s.public.fingerprint for s in signers),
         io=plan.public_io() if public_io else None,
         watermark=watermark.commitment if watermark else None,
+        variants=fingerprint.variants if fingerprint else None,
         plain_signature=signed.record if signed else None,
     )
-    everyone = list({r.fingerprint: r for r in [own, *recipients]}.values())
+    everyone = list({r.fingerprint: r for r in [*recipients, own]}.values())
     # A rehearsal with a placeholder root: keys that do not work fail now, and the header's length is known.
-    rehearsal = _header(statement, signers, everyone, key)[0]
+    keys = fingerprint.keys(nonce) if fingerprint else None
+    rehearsal = _header(statement, signers, everyone, key, keys)[0]
     report = SealReport(
         output=Path(output),
         statement=statement,
@@ -126,17 +134,24 @@ def seal(
         if marker:
             marker.check_complete(model_path)
         statement = replace(statement, root=root)
-        header, digest = _header(statement, signers, everyone, key)
+        header, digest = _header(statement, signers, everyone, key, keys)
         file.seek(0)
         file.write(header.to_bytes(offset))
     return replace(report, statement=statement, statement_digest=digest)
 
 
 def _header(
-    statement: ModelStatement, signers: Sequence[Signer], recipients: Sequence[Recipient], key: FileKey
+    statement: ModelStatement,
+    signers: Sequence[Signer],
+    recipients: Sequence[Recipient],
+    key: FileKey,
+    keys: "RecipientKeys | None",
 ) -> tuple[Header, bytes]:
     payload = statement.to_bytes()
     digest = hashlib.sha256(payload).digest()
-    grants = [key.grant(r, statement.name, digest).to_bytes() for r in recipients]
+    variants = [keys.of(r.fingerprint) if keys else None for r in recipients]
+    grants = [
+        key.grant(r, statement.name, digest, variants=v).to_bytes() for r, v in zip(recipients, variants, strict=True)
+    ]
     signed = tuple(envelope.sign(grant, signers[:1]).to_bytes() for grant in grants)
     return Header(envelope=envelope.sign(payload, signers).to_bytes(), grants=signed), digest

@@ -228,7 +228,7 @@ def test_a_grant_moved_by_its_signer_does_not_unwrap(parties: Parties, small: Pa
 
 def test_a_grant_signed_by_somebody_else(parties: Parties, small: Path) -> None:
     with SealedFile(small) as sealed:
-        statement = sealed.grants()[-1].statement
+        statement = next(sealed.grants()).statement
     (parties.folder / "x.grant").write_bytes(
         envelope.sign(statement.to_bytes(), [PublisherKey.generate("ed25519")]).to_bytes()
     )

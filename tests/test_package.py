@@ -28,12 +28,13 @@ VALUES = {
     "filekey",
     "graphcheck",
     "onnxfile",
+    "variants",
 }
 FOREIGN = {
     "onnx": {"onnxfile"},
     "google": {"onnxfile"},
     "onnxruntime": {"session", "binding", "ort"},
-    "cryptography": {"_primitives", "keys", "decryption"},
+    "cryptography": {"_primitives", "keys"},
     "click": {"cli"},
 }
 

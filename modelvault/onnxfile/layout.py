@@ -58,7 +58,7 @@ class SplitModel:
     sources: tuple[SourceFile, ...]
     inputs: tuple[IOEntry, ...]
     outputs: tuple[IOEntry, ...]
-    _folder: Path
+    path: Path
     _inline: list[Slot]
     _external: dict[str, list[Slot]]
     _digests: dict[str, bytes] = field(default_factory=dict)
@@ -85,10 +85,10 @@ class SplitModel:
     def _read_source(self, source: SourceFile, buffer: memoryview) -> Iterator[tuple[Slot, int, memoryview]]:
         """(slot, place in the region, bytes) for each part of an external file that a weight uses."""
         slots, next_slot, digest = self._external.get(source.path, []), 0, hashlib.sha256()
-        descriptor = _files.open_inside(self._folder, source.path)
+        descriptor = _files.open_inside(self.path.parent, source.path)
         try:
             if os.fstat(descriptor).st_size != source.size:
-                raise ModelError(f"{self._folder / source.path}: changed while the model was being read")
+                raise ModelError(f"{self.path.parent / source.path}: changed while the model was being read")
             for at in range(0, source.size, len(buffer)):
                 view = buffer[: min(len(buffer), source.size - at)]
                 _files.read_into(descriptor, view, at)

@@ -48,7 +48,7 @@ def split(path: str | os.PathLike[str], *, keep_docs: bool = False, edit: Edit |
         sources=(source, *(SourceFile(path=p, size=sizes[p]) for p in sorted(sizes))),
         inputs=tuple(describe(v) for v in model.graph.input),
         outputs=tuple(describe(v) for v in model.graph.output),
-        _folder=path.parent,
+        path=path,
         _inline=splitter.inline,
         _external=splitter.external,
         _digests={path.name: digest},

@@ -11,7 +11,7 @@ import pytest
 
 from modelvault import samples
 from modelvault.cli.main import main
-from modelvault.cli.watermark import NO_CLAIM
+from modelvault.cli.watermark_verify import NO_CLAIM
 from watermark.models import mlp
 
 Run = Callable[..., Any]
@@ -87,7 +87,7 @@ def test_seal_with_a_mark(run: Run, tmp_path: Path) -> None:
         run("keygen", role, "--no-passphrase")
     shutil.copy(samples.MODEL, tmp_path / "cls.onnx")
     out, _ = run("seal", "cls.onnx", "--watermark", "default")
-    assert "watermark   strength" in out
+    assert "watermark     strength" in out
     out, _ = run("inspect", "cls.mvlt", "--json")
     assert json.loads(out)["watermark"]["scheme"] == "modelvault/watermark/v1"
     assert len(list((tmp_path / "home" / "watermarks").glob("*.json"))) == 1

@@ -1,0 +1,33 @@
+"""Models that a command looks into: plain files as they are, sealed ones opened with a grant and an audit record."""
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelvault import defaults
+from modelvault.cli.common import Passphrase
+
+if TYPE_CHECKING:
+    from modelvault.onnxfile import OpenModel
+
+
+def open_model(
+    stack: contextlib.ExitStack,
+    path: Path,
+    identity: str | None,
+    grant: Path | None,
+    ask: Passphrase,
+    purpose: str = "watermark",
+) -> "Path | OpenModel":
+    """The path of a plain file, or the opened model of a sealed one, which ``stack`` wipes. Raises as loading does."""
+    from modelvault.watermark.sealed import Auditor, is_sealed, opened
+
+    if not is_sealed(path):
+        return path
+    auditor = Auditor(
+        identity=defaults.recipient(identity, ask),
+        trust=defaults.trust_policy(None),
+        log=defaults.audit_log(None, ask),
+        grant=grant,
+    )
+    return stack.enter_context(opened(path, auditor, purpose=purpose))
