@@ -2,8 +2,8 @@
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,10 @@ from modelvault._primitives import LABEL_FINGERPRINT, hkdf, keystream
 from modelvault.errors import FormatError, ModelError
 from modelvault.fingerprint.embed import SlotSealer, copy_edit
 from modelvault.fingerprint.layout import MILLION, Layout, SlotTensor, item_size
-from modelvault.fingerprint.rings import RecipientKeys
+from modelvault.fingerprint.registry import Sealed
+from modelvault.fingerprint.rings import Owner, RecipientKeys
 from modelvault.keys import OwnerSecret
+from modelvault.manifest import ModelStatement
 from modelvault.onnxfile import Edit, OpenModel, split
 from modelvault.variants import MAX_SLOT, UNIT, Variants
 from modelvault.watermark.carriers import STEPS, Carrier, tensor_digest, to_float
@@ -34,11 +36,12 @@ STEP_SHARE = 186 / 256  # of the pattern's values that are not 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FingerprintPlan:
-    """Slots chosen for a model, and the measured drift of one recipient's copy."""
+    """Slots chosen for a model, and the measured drift of one recipient's copy. ``labels``: names by fingerprint."""
 
-    secret: OwnerSecret
+    owner: Owner
     layout: Layout
     drift: Drift | None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
@@ -48,7 +51,7 @@ class FingerprintPlan:
     @property
     def variants(self) -> Variants:
         """What the statement says."""
-        return self.layout.variants(self.secret)
+        return self.layout.variants(self.owner.secret)
 
     @property
     def amplitude(self) -> float:
@@ -58,15 +61,27 @@ class FingerprintPlan:
         return layout.strength / MILLION / NOISE * roots
 
     def sealer(self, nonce: bytes, before: Edit | None) -> SlotSealer:
-        return SlotSealer(self.secret, self.layout, nonce, before)
+        return SlotSealer(self.owner.secret, self.layout, nonce, before)
 
     def keys(self, nonce: bytes) -> RecipientKeys:
-        return RecipientKeys(self.secret, self.variants, nonce, "fingerprint")
+        return RecipientKeys(self.owner.secret, self.variants, nonce, "fingerprint")
+
+    def record(self, statement: ModelStatement, digest: bytes, recipients: Sequence[str]) -> None:
+        """Write into the registry what was sealed, and who gets copies; ``digest``: the statement's SHA-256."""
+        sealed = Sealed(
+            statement=digest,
+            name=statement.name,
+            version=statement.version,
+            created=statement.created,
+            layout=self.layout,
+        )
+        self.owner.registry.append(sealed)
+        self.owner.issue(statement, digest, [(r, self.labels.get(r, "")) for r in recipients], statement.name)
 
 
 def make_plan(
     source: str | os.PathLike[str],
-    secret: OwnerSecret,
+    owner: Owner,
     *,
     coalition: int = 3,
     watermark: Watermark | None = None,
@@ -84,14 +99,14 @@ def make_plan(
     if not 1 <= coalition <= SIZES[-1][0]:
         raise FormatError(f"coalition: expected 1 to {SIZES[-1][0]}, got {coalition}")
     slots, least = next((count, least) for reach, count, least in SIZES if coalition <= reach)
-    mark = watermark or make_watermark(path, secret, inputs=inputs, inputs_name=inputs_name, budget=budget)
+    mark = watermark or make_watermark(path, owner.secret, inputs=inputs, inputs_name=inputs_name, budget=budget)
     places = _places(path, mark.carriers)
     bench = None if mark.drift is None else Bench(path, inputs, inputs_name)
     found: list[FingerprintPlan] = []
     for share in SHARES:
-        layout = _layout(secret, mark.original, places, coalition=coalition, slots=slots, share=share)
+        layout = _layout(owner.secret, mark.original, places, coalition=coalition, slots=slots, share=share)
         if layout is not None:
-            plan = FingerprintPlan(secret=secret, layout=layout, drift=None)
+            plan = FingerprintPlan(owner=owner, layout=layout, drift=None)
             found.append(_fitted(path, plan, places, watermark, bench, budget))
             if found[-1].amplitude >= WANTED:
                 break
@@ -223,5 +238,5 @@ def _weaker(layout: Layout, places: Sequence[_Place], factor: float) -> Layout:
 def _measure(path: Path, plan: FingerprintPlan, mark: Watermark | None, bench: Bench) -> Drift:
     """The drift of one copy, as good as any other."""
     word = [number % 2 for number in range(plan.layout.slots)]
-    edit = copy_edit(plan.secret, plan.layout, word, mark.marker().edit if mark else None)
+    edit = copy_edit(plan.owner.secret, plan.layout, word, mark.marker().edit if mark else None)
     return bench.drift(OpenModel(path).to_bytes(edit))

@@ -62,7 +62,9 @@ def test_every_term_is_read_and_written() -> None:
 
 
 def test_defaults_inside_terms() -> None:
-    terms = Terms.from_dict({"max_runs": {"count": 1}, "cosigned": {"by": [WITNESSES[0].to_text()]}, "queries": {}}, "t")
+    terms = Terms.from_dict(
+        {"max_runs": {"count": 1}, "cosigned": {"by": [WITNESSES[0].to_text()]}, "queries": {}}, "t"
+    )
     assert terms.max_runs == Quota(count=1, per="ever")
     assert terms.cosigned == Cosigned(by=(WITNESSES[0],), hours=24, threshold=1)
     assert terms.queries == Queries()
