@@ -12,7 +12,7 @@ from modelvault.onnxfile.structure import Node, Ref, Structure
 
 PRECISION = frozenset({"Cast", "CastLike", "DequantizeLinear", "DynamicQuantizeLinear", "Identity", "QuantizeLinear"})
 WIRING = ("INT64", "BOOL", "STRING")  # shapes, axes and tables: a part of the graph rather than weights
-IN_ORDER = 2**20  # pairs of nodes beyond which order alone matches what hashes did not
+IN_ORDER = 2**18  # pairs of nodes beyond which order alone matches what hashes did not
 
 Fact = tuple[str, str, str]
 """What it is, in A, in B; "" where it is missing."""
