@@ -50,10 +50,7 @@ if TYPE_CHECKING:
 @click.option("--watermark-payload", metavar="TEXT|HEX", help="At most 16 bytes. Default: name and version.")
 @click.option("--watermark-inputs", type=FILE, metavar="FILE.npz", help="Real inputs to measure the marks' drift on.")
 @click.option("--fingerprint", metavar="KEY", help="Give each recipient a copy of its own, traceable by this owner.")
-@click.option("--colluders", type=click.IntRange(1, 64), default=5, show_default=True, help="Blended copies to trace.")
-@click.option(
-    "--recipients-expected", "expected", type=click.IntRange(1, 100_000), default=1000, show_default=True, metavar="N"
-)
+@click.option("--colluders", type=click.IntRange(1, 8), default=3, show_default=True, help="Blended copies to trace.")
 @click.option(
     "--calibrate",
     multiple=True,
@@ -84,7 +81,6 @@ def command(
     watermark_inputs: Path | None,
     fingerprint: str | None,
     colluders: int,
-    expected: int,
     calibrate: tuple[Path, ...],
     model_signature: Path | None,
     model_keys: tuple[str, ...],
@@ -113,9 +109,9 @@ def command(
     plan = slots = None
     if watermark is not None:
         default = f"{name or find_model(model).stem} {version}".encode()[:16].decode(errors="ignore")
-        plan = _mark(model, watermark, watermark_payload or default, watermark_inputs, ask)
+        plan = _mark(model, watermark, watermark_payload or default, watermark_inputs, ask, shared=bool(fingerprint))
     if fingerprint is not None:
-        slots = _slots(model, store.load_owner(fingerprint, ask), colluders, expected, plan, watermark_inputs)
+        slots = _slots(model, store.load_owner(fingerprint, ask), colluders, plan, watermark_inputs)
     with progress_bar("sealing", _bytes_in(model)) as step:
         report = seal(
             model,
@@ -155,7 +151,9 @@ def command(
     )
 
 
-def _mark(model: Path, owner: str, payload: str, inputs: Path | None, ask: Passphrase) -> "Plan":
+def _mark(
+    model: Path, owner: str, payload: str, inputs: Path | None, ask: Passphrase, *, shared: bool
+) -> "Plan":
     from modelvault.sources import find_model
     from modelvault.watermark import embedding
     from modelvault.watermark.fidelity import read_inputs
@@ -166,11 +164,12 @@ def _mark(model: Path, owner: str, payload: str, inputs: Path | None, ask: Passp
         payload=embedding.parse_payload(payload),
         inputs=read_inputs(inputs) if inputs else None,
         inputs_name=inputs.name if inputs else "",
+        budget=embedding.Budget().shared() if shared else None,
     )
 
 
 def _slots(
-    model: Path, owner: OwnerSecret, coalition: int, recipients: int, mark: "Plan | None", inputs: Path | None
+    model: Path, owner: OwnerSecret, coalition: int, mark: "Plan | None", inputs: Path | None
 ) -> "FingerprintPlan":
     from modelvault.fingerprint.planning import make_plan
     from modelvault.sources import find_model
@@ -180,7 +179,6 @@ def _slots(
         find_model(model),
         owner,
         coalition=coalition,
-        recipients=recipients,
         watermark=mark,
         inputs=read_inputs(inputs) if inputs else None,
         inputs_name=inputs.name if inputs else "",

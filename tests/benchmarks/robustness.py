@@ -100,7 +100,7 @@ known beforehand. The scheme and its bound are WATERMARK.md.
 
 def prepare(original: Path, work: Path) -> Subject:
     name, marked = original.stem, work / f"{original.stem}.onnx"
-    described, feeds = inputs(name)
+    described, feeds = inputs(original)
     report = mark(original, marked, OWNER, payload=PAYLOAD, inputs=feeds, inputs_name=described)
     digest = report.plan.original
     record = next(r for r in records_of(OWNER.fingerprint) if r.commitment.original == digest)

@@ -67,9 +67,7 @@ def test_preludes_that_are_refused(data: bytes, words: str) -> None:
 def test_limits_are_inclusive() -> None:
     assert (MAX_ENVELOPE, MAX_GRANTS, MAX_GRANT_COUNT) == (16 * 2**20, 64 * 2**20, 65_535)
     largest = PRELUDE.size + MAX_ENVELOPE + MAX_GRANTS
-    found = Prelude.from_bytes(
-        prelude(envelope=MAX_ENVELOPE, grants=MAX_GRANTS, offset=payload_offset(largest)), "f"
-    )
+    found = Prelude.from_bytes(prelude(envelope=MAX_ENVELOPE, grants=MAX_GRANTS, offset=payload_offset(largest)), "f")
     assert (found.envelope, found.grants) == (MAX_ENVELOPE, MAX_GRANTS)
     assert Prelude.from_bytes(prelude(envelope=4068), "f").payload_offset == 4096  # no padding at all
     assert Prelude.from_bytes(prelude(envelope=4069, offset=12288), "f").payload_offset == 12288  # the most

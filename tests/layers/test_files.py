@@ -35,13 +35,13 @@ def test_a_read_names_its_file(tmp_path: Path) -> None:
 
 
 def test_refused_files_are_closed_again(tmp_path: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(20):
         with pytest.raises(FileError):
             _files.open_regular(tmp_path)
         with pytest.raises(FileError):
             _files.open_inside(tmp_path, "a/b")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_opened_files_do_not_pass_to_programs(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_new_file_replaces_nothing(tmp_path: Path) -> None:
 def test_a_folder_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a power cut would lose cannot be tried here: the calls can."""
     synced, real = [], os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd)))
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(str(Path(f"/proc/self/fd/{fd}").readlink())), real(fd)))
     _files.write_bytes(tmp_path / "f", b"x")
     assert Path(synced[0]).name.startswith(".f.")
     assert synced[1:] == [str(tmp_path)]

@@ -64,7 +64,7 @@ def test_clearing_keeps_the_memory_and_wiping_does_not() -> None:
         len(buffer.view)
     buffer.wipe()
     buffer.clear()  # nothing is left to clear
-    with pytest.raises(TypeError, match="^a buffer of decrypted weights cannot be copied or pickled$"):
+    with pytest.raises(TypeError, match="a buffer of decrypted weights cannot be copied or pickled"):
         pickle.dumps(buffer)
 
 

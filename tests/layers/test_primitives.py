@@ -29,9 +29,7 @@ def test_labels_are_those_of_the_format() -> None:
 
 def test_hkdf_is_rfc_5869_s_first_case() -> None:
     key, salt, info = bytes([0x0B] * 22), bytes(range(13)), bytes(range(0xF0, 0xFA))
-    expected = (
-        "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865"
-    )
+    expected = "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865"
     assert primitives.hkdf(key, salt=salt, info=info, length=42).hex() == expected
     assert primitives.hkdf(key, salt=salt, info=info).hex() == expected[:64]
 
