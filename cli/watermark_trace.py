@@ -1,10 +1,12 @@
 """modelvault watermark trace"""
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from modelvault import defaults
 from modelvault.cli.common import (
     FILE,
     ask_passphrase,
@@ -17,6 +19,7 @@ from modelvault.cli.common import (
     progress_bar,
 )
 from modelvault.cli.fingerprints import load_issuer
+from modelvault.cli.opening import auditor
 from modelvault.cli.watermark_verify import NO_CLAIM, OWNER
 
 if TYPE_CHECKING:
@@ -33,7 +36,9 @@ SHOWN = 10
 @OWNER
 @click.option("--registry", type=FILE, help="The owner's registry. Default: under $MODELVAULT_HOME/registries.")
 @click.option("--original", type=FILE, metavar="MODEL", help="The model that was sealed, without fingerprints.")
-@click.option("--sealed", type=FILE, help="The sealed file: its statement must commit to the registry's slots.")
+@click.option("--sealed", type=FILE, help="Or the sealed file, which must commit to the registry's slots.")
+@click.option("--identity", metavar="KEY", help="Recipient key that opens the sealed file, with a grant for audits.")
+@click.option("--grant", type=FILE, help="A grant kept beside the sealed file.")
 @click.option("--evidence", type=FILE, metavar="FILE.html", help="Write a page for a court or a manager as well.")
 @passphrase_option
 @json_option
@@ -41,8 +46,10 @@ def trace(
     suspect: Path,
     owner: str,
     registry: Path | None,
-    original: Path,
+    original: Path | None,
     sealed: Path | None,
+    identity: str | None,
+    grant: Path | None,
     evidence: Path | None,
     passphrase_file: Path | None,
     as_json: bool,
@@ -53,12 +60,23 @@ def trace(
     shown bounds the chance that an innocent recipient, any of them, scores so high.
     """
     from modelvault.fingerprint import tracing
+    from modelvault.fingerprint.committed import committed_layout
+    from modelvault.watermark.sealed import decrypted
 
+    if (original is None) == (sealed is None):
+        raise click.UsageError("choose one: --original MODEL or --sealed FILE")
     ask = ask_passphrase(passphrase_file)
     issuer = load_issuer(owner, registry, ask)
     records = list(issuer.registry)
-    with progress_bar("comparing", bytes_in(original)) as step:
-        found = tracing.trace(suspect, original, issuer.secret, records, progress=step)
+    with contextlib.ExitStack() as stack:
+        step = stack.enter_context(progress_bar("comparing", bytes_in(original or sealed or suspect)))
+        if sealed is None:
+            base = tracing.Base.of_model(original or suspect)
+        else:
+            layout = committed_layout(sealed, defaults.trust_policy(None), issuer.secret, records)
+            model = stack.enter_context(decrypted(sealed, auditor(identity, grant, ask), purpose="trace"))
+            base = tracing.Base.of_sealed(model, layout)
+        found = tracing.trace(suspect, base, issuer.secret, records, progress=step)
     if as_json:
         print_json(found.to_dict())
     else:

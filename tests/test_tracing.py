@@ -1,6 +1,6 @@
 """From a leaked copy to the recipient: slots and own files, blends, damage, innocents, and the registry."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from modelvault.fingerprint.planning import FingerprintPlan, make_plan
 from modelvault.fingerprint.registry import Issued, Record, Registry, Sealed, now
 from modelvault.fingerprint.rings import Owner
 from modelvault.fingerprint.score import HYPOTHESES, log10_p, score, weigh
-from modelvault.fingerprint.tracing import trace
+from modelvault.fingerprint.tracing import Base, trace
 from modelvault.keys import OwnerSecret
 from modelvault.onnxfile import OpenModel
 from modelvault.watermark.embedding import make_plan as make_mark
@@ -72,7 +72,7 @@ def tables(paths: Sequence[Path]) -> dict[str, npt.NDArray[np.float32]]:
 
 def blend(world: World, numbers: Sequence[int], how: str, noise: float = 0.0) -> Path:
     rng, path = np.random.default_rng(5), world.folder / f"leak-{how}-{len(numbers)}.npz"
-    ways = {
+    ways: dict[str, Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]] = {
         "average": lambda v: v.mean(axis=0),
         "majority": lambda v: np.median(v, axis=0),
         "interleave": lambda v: np.take_along_axis(v, rng.integers(0, len(v), v.shape[1:])[None], axis=0)[0],
@@ -82,13 +82,13 @@ def blend(world: World, numbers: Sequence[int], how: str, noise: float = 0.0) ->
     for name, values in tables([world.copy(n) for n in numbers]).items():
         mixed = ways[how](values)
         leak[f"x.{name}"] = (mixed + noise * values.std() * rng.standard_normal(mixed.shape)).astype(np.float32)
-    np.savez(path, **leak)  # type: ignore[arg-type]
+    np.savez(path, **leak)
     return path
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1])
 def test_one_leaker_is_named_and_nobody_else(world: World, noise: float) -> None:
-    found = trace(blend(world, [7], "average", noise), world.model, SECRET, world.records)
+    found = trace(blend(world, [7], "average", noise), Base.of_model(world.model), SECRET, world.records)
     assert [s.issued.recipient for s in found.named] == [RECIPIENTS[7]]
     assert found.suspicions[0].log10_p < -9
     assert found.suspicions[0].how == "one copy"
@@ -99,13 +99,13 @@ def test_one_leaker_is_named_and_nobody_else(world: World, noise: float) -> None
 @pytest.mark.parametrize("size", [2, 3])
 def test_blended_copies_name_their_makers(world: World, how: str, size: int) -> None:
     guilty = set(RECIPIENTS[:size])
-    found = trace(blend(world, range(size), how, 0.1), world.model, SECRET, world.records)
+    found = trace(blend(world, range(size), how, 0.1), Base.of_model(world.model), SECRET, world.records)
     named = {s.issued.recipient for s in found.named}
     assert named and named <= guilty
 
 
 def test_the_original_names_nobody(world: World) -> None:
-    found = trace(world.model, world.model, SECRET, world.records)
+    found = trace(world.model, Base.of_model(world.model), SECRET, world.records)
     assert not found.named
 
 
@@ -146,14 +146,16 @@ def test_an_own_file_names_its_recipient(world: World) -> None:
     path = world.folder / "own.onnx"
     path.write_bytes(OpenModel(world.model).to_bytes(mark.marker().edit))
     records = [*world.records, *(issued(r, mark.original, "file") for r in (who, RECIPIENTS[5]))]
-    found = trace(path, world.model, SECRET, [r for r in records if not isinstance(r, Issued) or r.kind == "file"])
+    found = trace(
+        path, Base.of_model(world.model), SECRET, [r for r in records if not isinstance(r, Issued) or r.kind == "file"]
+    )
     assert [s.issued.recipient for s in found.named] == [who]
 
 
 def test_another_original_is_not_in_the_registry(world: World, tmp_path: Path) -> None:
     other = network(tmp_path / "other.onnx", np.float64)
     with pytest.raises(ModelError, match="no copy of this original"):
-        trace(world.model, other, SECRET, world.records)
+        trace(world.model, Base.of_model(other), SECRET, world.records)
 
 
 def test_registry_keeps_what_it_was_told(world: World, tmp_path: Path) -> None:
@@ -189,7 +191,10 @@ def test_registry_survives_torn_writes_and_shows_changes(world: World, tmp_path:
         changed = bytearray(whole)
         changed[at] ^= 1
         registry.path.write_bytes(changed)
-        with pytest.raises((FormatError, KeyUnavailable, AssertionError)):
-            assert len(list(registry)) == 3  # a length that reaches beyond the end is a torn record
+        try:
+            kept = list(registry)
+        except (FormatError, KeyUnavailable):
+            continue
+        assert len(kept) < 3  # a length that now reaches beyond the end: a torn record
     with pytest.raises(FileError):
         list(Registry(tmp_path / "none.mvr", SECRET))

@@ -1,12 +1,14 @@
 """Whose copy was this made from? A suspect against every recipient in the registry."""
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from modelvault.decryption import Decrypted
 from modelvault.errors import ModelError
 from modelvault.fingerprint.code import biases, code_key
 from modelvault.fingerprint.layout import Layout
@@ -16,14 +18,14 @@ from modelvault.fingerprint.registry import Issued, Record, Sealed
 from modelvault.fingerprint.score import HYPOTHESES, Table, log10_p, score
 from modelvault.fingerprint.slots import Patterns
 from modelvault.keys import OwnerSecret
-from modelvault.onnxfile import OpenModel
-from modelvault.watermark.carriers import find_carriers, model_digest
+from modelvault.onnxfile import OpenModel, Weight
+from modelvault.watermark.carriers import Carrier, find_carriers, model_digest
 from modelvault.watermark.code import NO_PAYLOAD
 from modelvault.watermark.detect import Evidence, TensorScore, difference, log10_bound
 from modelvault.watermark.detect import score as score_mark
 from modelvault.watermark.pattern import ModelKey
 from modelvault.watermark.suspects import open_suspect
-from modelvault.watermark.verifying import Source, aligned
+from modelvault.watermark.verifying import aligned
 
 NAME_BELOW = -6.0
 """log10 of the probability, over all recipients together, below which a recipient is named."""
@@ -80,9 +82,42 @@ class Trace:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The model without fingerprints that copies were made from. ``original``: digest over the original's carriers."""
+
+    original: bytes
+    carriers: Sequence[Carrier]
+    read: Callable[[Weight], bytes]
+
+    @classmethod
+    def of_model(cls, source: str | os.PathLike[str]) -> "Base":
+        """The original itself; an owner's mark that the copies carry besides counts as noise."""
+        model = OpenModel(source)
+        carriers = find_carriers(model)
+        return cls(model_digest(c.digest for c in carriers), carriers, model.read)
+
+    @classmethod
+    def of_sealed(cls, model: Decrypted, layout: Layout) -> "Base":
+        """A sealed file opened with a grant for audits: its slots hold the mean of both variants."""
+        places, carriers = {t.name: t for t in model.index.tensors}, []
+        for number, t in enumerate(layout.tensors):
+            place = places[t.name]
+            weight = Weight(
+                number=number, name=t.name, dtype=t.dtype, shape=t.shape, size=place.length, uses=frozenset()
+            )
+            carriers.append(Carrier(weight=weight, digest=t.digest, signs=b""))
+
+        def read(weight: Weight) -> bytes:
+            place = places[weight.name]
+            return bytes(model.weights.view[place.offset : place.offset + place.length])
+
+        return cls(layout.original, carriers, read)
+
+
 def trace(
-    suspect: Source,
-    original: Source,
+    suspect: str | os.PathLike[str],
+    base: Base,
     secret: OwnerSecret,
     records: Sequence[Record],
     *,
@@ -90,27 +125,25 @@ def trace(
 ) -> Trace:
     """Score every recipient of ``records`` (the owner's registry) who got a copy of this original.
 
-    ``original``: the model that the copies were made from, without fingerprints. Every recipient and every sealed file
-    of that original counts as a trial. Raises ModelError where nothing of it was issued; FileError, FormatError.
+    Every recipient and every sealed file of that original counts as a trial. Raises ModelError where nothing of it was
+    issued; FileError, FormatError.
     """
-    model = original if isinstance(original, OpenModel) else OpenModel(original)
-    carriers = find_carriers(model)
-    digest = model_digest(c.digest for c in carriers)
+    digest = base.original
     layouts = {r.statement: r.layout for r in records if isinstance(r, Sealed) and r.layout.original == digest}
     mine = (i for i in records if isinstance(i, Issued) and i.original == digest)
     issued = list({(i.statement, i.recipient): i for i in mine}.values())
     if not issued:
-        raise ModelError(f"{model.path}: the registry has no copy of this original")
+        raise ModelError("the registry has no copy of this original")
     observers = {s: Observer(layout, Patterns(secret, layout)) for s, layout in layouts.items()}
     marks = {i.recipient: _OwnFile(secret, digest, i.recipient) for i in issued if i.kind == "file"}
-    for carrier, found, base in aligned(model, carriers, open_suspect(suspect), progress):
+    for carrier, found, values in aligned(base.read, base.carriers, open_suspect(suspect), progress):
         for statement, layout in layouts.items():
             for tensor in layout.tensors:
                 if tensor.digest == carrier.digest:
-                    observers[statement].add(tensor, found.values, base)
+                    observers[statement].add(tensor, found.values, values)
         if marks:
             w = carrier.weight
-            off = difference(w.dtype, w.shape, found.values, base)
+            off = difference(w.dtype, w.shape, found.values, values)
             for mark in marks.values():
                 mark.scores.append(score_mark(mark.key, carrier.digest, off))
     levels = {s: o.levels() for s, o in observers.items()}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from modelvault.commitment import Commitment
 from modelvault.errors import ModelError
 from modelvault.keys import OwnerSecret
-from modelvault.onnxfile import OpenModel
+from modelvault.onnxfile import OpenModel, Weight
 from modelvault.watermark import blind
 from modelvault.watermark.align import Aligned, Aligner
 from modelvault.watermark.carriers import Carrier, Float, find_carriers, model_digest, to_float
@@ -56,22 +56,25 @@ def compare(
     progress: Progress | None = None,
 ) -> None:
     """Align a suspect with an original, carrier by carrier, and add the differences to ``finding``."""
-    for carrier, found, original in aligned(model, carriers, tensors, progress):
+    for carrier, found, original in aligned(model.read, carriers, tensors, progress):
         w = carrier.weight
         finding.add(w.name, carrier.digest, found, difference(w.dtype, w.shape, found.values, original))
 
 
 def aligned(
-    model: OpenModel, carriers: Sequence[Carrier], tensors: list[SuspectTensor], progress: Progress | None = None
+    read: Callable[[Weight], bytes],
+    carriers: Sequence[Carrier],
+    tensors: list[SuspectTensor],
+    progress: Progress | None = None,
 ) -> Iterator[tuple[Carrier, Aligned, Float]]:
-    """Each carrier that the suspect has, with what it has of it, and the original's values.
+    """Each carrier that the suspect has, with what it has of it, and the original's values, which ``read`` gives.
 
     Carriers in their own order first: what they are found in is then out of the way of those that were permuted.
     """
     aligner, waiting = Aligner(tensors), []
     for carrier in carriers:
         w = carrier.weight
-        original = to_float(w.dtype, model.read(w))
+        original = to_float(w.dtype, read(w))
         found = aligner.align(w.name, w.dtype, w.shape, original)
         if found is None:
             waiting.append(carrier)
@@ -81,7 +84,7 @@ def aligned(
             progress(w.size)
     for carrier in waiting:
         w = carrier.weight
-        original = to_float(w.dtype, model.read(w))
+        original = to_float(w.dtype, read(w))
         if found := aligner.align_permuted(w.name, w.shape, original):
             yield carrier, found, original
 
