@@ -64,7 +64,6 @@ class Trace:
     original: bytes
     suspicions: tuple[Suspicion, ...]
     slots: tuple[int, int]
-    levels: Table
 
     @property
     def named(self) -> tuple[Suspicion, ...]:
@@ -154,7 +153,7 @@ def trace(
     every = np.concatenate([*levels.values(), np.empty(0)])
     suspicions.sort(key=lambda s: (s.log10_p, s.issued.label))
     found_slots = int(np.isfinite(every).sum())
-    return Trace(original=digest, suspicions=tuple(suspicions), slots=(found_slots, len(every)), levels=every)
+    return Trace(original=digest, suspicions=tuple(suspicions), slots=(found_slots, len(every)))
 
 
 class _OwnFile:
