@@ -17,6 +17,7 @@ LABEL_GRANT = b"modelvault/v1/grant"
 LABEL_OWNER = b"modelvault/v1/owner"
 LABEL_SERVICE = b"modelvault/v1/service"
 LABEL_WATERMARK = b"modelvault/v1/watermark/"
+LABEL_FINGERPRINT = b"modelvault/v1/fingerprint/"
 
 CHUNK = 16_384
 KEYSTREAM_PIECE = 2**18
@@ -106,7 +107,8 @@ def keystream(key: bytes, length: int) -> Iterator[memoryview]:
     In pieces of KEYSTREAM_PIECE bytes, each valid until the next is taken.
     """
     encryptor = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
-    zeros, piece = bytes(KEYSTREAM_PIECE), bytearray(KEYSTREAM_PIECE + 15)
+    size = min(length, KEYSTREAM_PIECE)
+    zeros, piece = bytes(size), bytearray(size + 15)
     for at in range(0, length, KEYSTREAM_PIECE):
         encryptor.update_into(zeros, piece)
         yield memoryview(piece)[: min(KEYSTREAM_PIECE, length - at)]
