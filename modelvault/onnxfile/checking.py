@@ -5,7 +5,7 @@ import math
 import onnx
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from modelvault.onnxfile.walk import graphs, other_tensors
+from modelvault.onnxfile.walk import constants, other_tensors
 
 IR_VERSION: int = onnx.IR_VERSION
 OPSET: int = onnx.defs.onnx_opset_version()
@@ -21,7 +21,8 @@ def complaint(model: ModelProto) -> str | None:
     """The first thing ``onnx.checker`` has against a model; external data is not looked at. One line of ASCII."""
     copy = ModelProto()
     copy.CopyFrom(model)
-    for tensor in [*(t for g in graphs(copy) for t in g.initializer), *other_tensors(copy)]:
+    inline = [attribute.t for _, attribute in constants(copy.graph)]
+    for tensor in [*copy.graph.initializer, *inline, *other_tensors(copy)]:
         if is_external(tensor):
             name, kind = tensor.name, tensor.data_type
             tensor.Clear()

@@ -191,7 +191,7 @@ def _switch(flow: _Flow, place: Place, name: str) -> str | None:
         if maker is None:
             known = flow.subject.folded.find(scope, name)
             return name if name in flow.subject.main.inputs() and known.exact and known.elements == 1 else None
-        if maker.node.op_type not in _MOVES or not maker.node.input:
+        if maker.node.op_type not in _MOVES | _PICKS or not maker.node.input:
             return None
         scope, name = maker.scope, maker.node.input[0]
     return None

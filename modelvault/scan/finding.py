@@ -82,6 +82,8 @@ def rule(name: str, severity: str, stage: str, *, why: str, fix: str) -> Callabl
 
 
 def plain(text: object, limit: int = 300) -> str:
-    """Text of a file that nobody vouches for, fit for a terminal: printable ASCII, cut to ``limit``."""
-    shown = ascii(str(text)[: limit + 1])[1:-1].replace("\\'", "'")
+    """Text that nobody vouches for, fit for a terminal: printable ASCII, cut to ``limit``; twice is as once."""
+    shown = str(text)[: limit + 1].encode("ascii", "backslashreplace").decode()
+    if not shown.isprintable():
+        shown = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in shown)
     return shown if len(shown) <= limit else f"{shown[: limit - 3]}..."

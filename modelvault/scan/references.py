@@ -51,6 +51,8 @@ def _fault(folder: Path, location: str, words: str) -> str:
         return ABSOLUTE
     if ".." in parts:
         return ESCAPE
+    if "\\" in location:
+        return MALFORMED
     return _on_disk(folder, parts)
 
 

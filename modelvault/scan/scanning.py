@@ -1,15 +1,13 @@
 """The verb: open what is to be scanned, ask every rule that applies, gather the findings."""
 
-import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelvault import _files
-from modelvault.errors import ModelError
-from modelvault.onnxfile.lean import lean_file, lean_graph
+from modelvault.onnxfile.lean import lean_file
 from modelvault.onnxfile.split import MAX_MODEL, parse_any
 from modelvault.scan import (  # noqa: F401  rules enter the register when they are imported
     assets,
@@ -24,11 +22,10 @@ from modelvault.scan import (  # noqa: F401  rules enter the register when they 
     versions,
     weights,
 )
-from modelvault.scan.assets import AssetFile, of_file, of_folder, of_memory
+from modelvault.scan.assets import of_folder, of_memory
 from modelvault.scan.finding import (
     ASSETS,
     CONTENT,
-    ERROR,
     OWNERSHIP,
     PUBLIC,
     RULES,
@@ -40,7 +37,7 @@ from modelvault.scan.finding import (
 )
 from modelvault.scan.ownership import Claims
 from modelvault.scan.subject import Subject
-from modelvault.sources import Asset, find_model
+from modelvault.sources import find_model
 
 if TYPE_CHECKING:
     from modelvault.decryption import Decrypted
@@ -118,43 +115,21 @@ def scan_public(path: str | os.PathLike[str]) -> ScanReport:
     return _report(subject, path, "public", [PUBLIC])
 
 
-def look_before_sealing(path: Path, data: bytes, beside: Iterable[Asset]) -> tuple[Finding, ...]:
-    """The errors in what is about to be sealed: in a model file's very bytes, and in its assets.
-
-    The weights' values are not read: what they can show are warnings, and only errors stop a seal. Raises ModelError,
-    FileError.
-    """
-    graph = lean_graph(io.BytesIO(data), len(data))
-    subject = Subject(path=path, model=parse_any(graph or data, str(path)), inline=graph is not None)
-    own = {r.location for r in subject.references if r.fault is None}
-    subject.assets = [of_file(a.folder, a.path) for a in beside if a.path not in own]
-    chosen = [r for r in _chosen([STRUCTURE, ASSETS]) if r.severity == ERROR]
-    return _ask(subject, chosen)
-
-
-def check_allowed(names: Iterable[str]) -> tuple[str, ...]:
-    """Names of rules, sorted; ModelError for one that there is not."""
-    for name in names:
-        if name not in RULES:
-            raise ModelError(f"{plain(name, 60)}: not a rule of the scan")
-    return tuple(sorted(set(names)))
-
-
-def _chosen(stages: Sequence[str]) -> list[Rule]:
+def chosen(stages: Sequence[str]) -> list[Rule]:
     return [r for _, r in sorted(RULES.items()) if r.stage in stages]
 
 
 def _report(subject: Subject, source: str | os.PathLike[str], kind: str, stages: Sequence[str]) -> ScanReport:
-    chosen = _chosen(stages)
+    rules = chosen(stages)
     return ScanReport(
         source=plain(os.fspath(source), 4096),
         kind=kind,
-        findings=_ask(subject, chosen),
-        rules=tuple(r.id for r in chosen),
+        findings=ask(subject, rules),
+        rules=tuple(r.id for r in rules),
     )
 
 
-def _ask(subject: Subject, rules: Sequence[Rule]) -> tuple[Finding, ...]:
+def ask(subject: Subject, rules: Sequence[Rule]) -> tuple[Finding, ...]:
     """Every rule's findings, the worst first."""
     found: list[Finding] = []
     for one in rules:
