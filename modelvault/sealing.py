@@ -87,8 +87,8 @@ def seal(
     copy of its own. ``signed`` is a verified OpenSSF signature of the folder ``source``: what
     is sealed must be just its files, and the statement records it. ``allow`` names rules of the
     scan (docs/SCAN.md) whose errors do not stop the seal; those that would have stand in the statement. ``progress``
-    is called with counts of plain bytes sealed. After any failure ``output`` is as it was. A dry run checks everything, signs a rehearsal, and writes
-    nothing.
+    is called with counts of plain bytes sealed. After any failure ``output`` is as it was. A dry run checks everything,
+    signs a rehearsal, and writes nothing.
 
     Raises ModelError, FileError, FormatError, KeyUnavailable; PayloadTampered for a file that is not as in ``signed``.
     """

@@ -46,7 +46,9 @@ _ARCHIVES = {
     b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4",
 }  # fmt: skip
 _KEY = re.compile(rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----|\"kty\"\s*:.{0,400}\"d\"\s*:", re.S)
-_KEY_NAMES = re.compile(r"(?i)(\.env|\.netrc|\.pypirc|\.npmrc|id_(rsa|dsa|ecdsa|ed25519)|credentials(\.json)?|.*\.(p12|pfx|jks|keytab))")
+_KEY_NAMES = re.compile(
+    r"(?i)(\.env|\.netrc|\.pypirc|\.npmrc|id_(rsa|dsa|ecdsa|ed25519)|credentials(\.json)?|.*\.(p12|pfx|jks|keytab))"
+)
 _CALLS = frozenset({"GLOBAL", "INST", "REDUCE", "OBJ", "STACK_GLOBAL", "NEWOBJ"})
 _ZIP = b"PK\x03\x04"
 _NPY = b"\x93NUMPY"
@@ -148,14 +150,17 @@ def _pickled(asset: AssetFile) -> str | None:
         return "is a pickle of protocol 0"
     if head.startswith(_NPY) and _has_objects(head):
         return "is a NumPy array of objects, which is a pickle"
-    if head.startswith(_ZIP):
-        members = _members(asset)
-        if any(m.filename.endswith((".pkl", ".pickle")) for m in members):
-            return "is an archive that holds a pickle, as PyTorch's files do"
-        return _npz_objects(asset, members)
-    if asset.suffix in (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".dill") and asset.size:
-        return f"has the ending {asset.suffix}, which is loaded as a pickle"
-    return None
+    if head.startswith(_ZIP) and (words := _pickled_inside(asset)):
+        return words
+    named = asset.suffix in (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".dill") and asset.size
+    return f"has the ending {asset.suffix}, which is loaded as a pickle" if named else None
+
+
+def _pickled_inside(asset: AssetFile) -> str | None:
+    members = _members(asset)
+    if any(m.filename.endswith((".pkl", ".pickle")) for m in members):
+        return "is an archive that holds a pickle, as PyTorch's files do"
+    return _npz_objects(asset, members)
 
 
 def _opcodes(head: bytes) -> list[str]:

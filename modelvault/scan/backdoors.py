@@ -14,11 +14,15 @@ from modelvault.scan.subject import Subject
 MAX_STEPS = 2000  # of one walk back through the graph
 MAX_WALKS = 4_000_000  # steps of all walks
 _SHAPES = frozenset({"Shape", "Size"})
-_REDUCE = frozenset({"ReduceMin", "ReduceMax", "ReduceSum", "ReduceMean", "ReduceProd", "ReduceAll", "ReduceAny"}
-                    | {"ReduceL1", "ReduceL2", "ReduceSumSquare", "ArgMax", "ArgMin", "GlobalMaxPool", "Xor"})  # fmt: skip
-_PASS = frozenset({"And", "Or", "Not", "Cast", "CastLike", "Identity", "Squeeze", "Unsqueeze", "Reshape", "Flatten"}
-                  | {"Gather", "Slice", "Mul", "Min", "Max", "Transpose", "Split", "Concat", "Expand"})  # fmt: skip
-_DISTANCE = frozenset({"Abs", "Mul", "Pow", "Neg", "Sqrt", "Div", "Clip", "Cast", "Identity", "Squeeze", "Reshape"}) | _REDUCE
+_REDUCE = frozenset(
+    "ReduceMin ReduceMax ReduceSum ReduceMean ReduceProd ReduceAll ReduceAny ReduceL1 ReduceL2 ReduceSumSquare "
+    "ArgMax ArgMin GlobalMaxPool".split()
+)
+_PASS = frozenset(
+    "And Or Xor Not Cast CastLike Identity Squeeze Unsqueeze Reshape Flatten Gather Slice Mul Min Max Transpose Split "
+    "Concat Expand".split()
+)
+_DISTANCE = _REDUCE | {"Abs", "Mul", "Pow", "Neg", "Sqrt", "Div", "Clip", "Cast", "Identity", "Squeeze", "Reshape"}
 _MOVES = frozenset({"Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape", "Expand"})
 _PICKS = frozenset({"Gather", "GatherND", "GatherElements", "Slice", "Split"})
 _HOLDERS = frozenset({"If", "Loop", "Scan", "SequenceMap"})
@@ -199,7 +203,8 @@ def _switch(flow: _Flow, place: Place, name: str) -> str | None:
 
 def _distance(flow: _Flow, scope: Scope, name: str) -> int:
     """Elements of the constant that the input is subtracted from, where a distance of the two is what is compared."""
-    waiting, reduced, seen = [(scope, name)], False, set()
+    waiting, reduced = [(scope, name)], False
+    seen: set[tuple[int, str]] = set()
     while waiting and len(seen) < MAX_STEPS:
         at, value = waiting.pop()
         place = flow.maker(at, value)
@@ -231,7 +236,8 @@ def hidden_branch(subject: Subject) -> Iterator[Hit]:
             yield Hit(str(place), "too many choices to follow them all back to the input")
         elif trigger.switch is None and (trigger.reduced or place.node.op_type == "If"):
             words = "one number" if trigger.elements == 1 else f"a pattern of {trigger.elements} numbers"
-            yield Hit(str(place), f"{place.node.op_type} depends on whether the input equals {words}: {trigger.comparison}")
+            op, where = place.node.op_type, trigger.comparison
+            yield Hit(str(place), f"{op} depends on whether the input equals {words}: {where}")
 
 
 @rule(

@@ -308,8 +308,8 @@ _HANDLERS: dict[str, Callable[[Any, list[Known]], Known]] = {
     "Where": _broadcast,
 }
 _HANDLERS |= dict.fromkeys(("Equal", "Greater", "Less", "And", "Or", "Max", "Min"), _broadcast)
-_HANDLERS |= dict.fromkeys(
-    ("Abs", "Ceil", "Clip", "Cos", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Log")
-    + ("Neg", "Not", "Reciprocal", "Relu", "Sigmoid", "Sin", "Softmax", "Softplus", "Sqrt", "Tanh", "Dropout"),
-    _shape_only,
+_UNARY = (
+    "Abs Ceil Clip Cos Dropout Erf Exp Floor Gelu HardSigmoid HardSwish LeakyRelu Log Neg Not Reciprocal Relu Sigmoid "
+    "Sin Softmax Softplus Sqrt Tanh"
 )
+_HANDLERS |= dict.fromkeys(_UNARY.split(), _shape_only)

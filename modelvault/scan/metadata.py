@@ -13,23 +13,35 @@ MAX_TEXT = 2**20  # of one text; what is longer is looked at up to here, and rep
 MAX_ALL = 64 * 2**20
 
 _ACTIVE = re.compile(r"(?i)ort_config|session_options|execution_?providers?|provider_options|custom_op_?librar(y|ies)")
-_ACTIVE_VALUE = re.compile(r"(?i)\b(eval|exec|__import__|os\.system|subprocess)\s*\(|<script\b|javascript:|\bpickle\.loads?\b")
+_ACTIVE_VALUE = re.compile(
+    r"(?i)\b(eval|exec|__import__|os\.system|subprocess\.\w+)\s?\(|<script\b|javascript:|\bpickle\.loads?\b"
+)
 _SECRETS = (
     ("a private key", re.compile(r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----")),
     ("an AWS access key", re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b")),
     ("a GitHub token", re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{60,100})\b")),
     ("a Hugging Face token", re.compile(r"\bhf_[A-Za-z0-9]{34,40}\b")),
-    ("an API key", re.compile(r"\b(?:sk-(?:proj-|ant-)?[A-Za-z0-9_-]{32,200}|AIza[0-9A-Za-z_-]{35}|xox[abprs]-[0-9A-Za-z-]{20,100})")),
+    ("an API key", re.compile(r"\bsk-(?:proj-|ant-)?[A-Za-z0-9_-]{32,200}|\bAIza[0-9A-Za-z_-]{35}")),
+    ("a Slack token", re.compile(r"\bxox[abprs]-[0-9A-Za-z-]{20,100}")),
     ("a JSON web token", re.compile(r"\beyJ[A-Za-z0-9_-]{10,2000}\.eyJ[A-Za-z0-9_-]{10,4000}\.[A-Za-z0-9_-]{16,2000}")),
     ("a password in a URL", re.compile(r"\b[a-z][a-z0-9+.-]{1,20}://[^\s/:@]{1,64}:[^\s/@]{3,128}@[\w.-]{1,200}")),
     (
         "a password",
-        re.compile(r"(?i)\b(?:password|passwd|secret_?key|api_?key|access_?token)[\"']?\s{0,4}[:=]\s{0,4}[\"']?[^\s\"'<>{}]{8,200}"),
+        re.compile(
+            r"(?i)\b(?:password|passwd|secret_?key|api_?key|access_?token)[\"']?\s{0,4}[:=]\s{0,4}[\"']?"
+            r"[^\s\"'<>{}]{8,200}"
+        ),
     ),
 )  # fmt: skip
 _HOME = re.compile(r"(?:/home/|/Users/|/root/|[A-Za-z]:\\{1,2}Users\\{1,2})([\w.-]{1,64})?[^\s\"',;:]{0,200}")
-_HOST = re.compile(r"\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,5}\b|\b(?:10|192\.168|172\.(?:1[6-9]|2\d|3[01]))(?:\.\d{1,3}){2,3}\b")
-_TRACE = re.compile(r"Traceback \(most recent call last\)|File \"[^\"\n]{1,300}\", line \d+|(?m:^\s*(?:# )?/[^\s:]{1,300}\.py(?:\(\d+\)|:\d+))")
+_HOST = re.compile(
+    r"\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,5}\b"
+    r"|\b(?:10\.\d{1,3}|192\.168|172\.(?:1[6-9]|2\d|3[01]))(?:\.\d{1,3}){2}\b"
+)
+_TRACE = re.compile(
+    r"Traceback \(most recent call last\)|File \"[^\"\n]{1,300}\", line \d+"
+    r"|(?m:^\s{0,40}(?:# )?/[^\s:]{1,300}\.py(?:\(\d+\)|:\d+))"
+)
 
 Text = tuple[str, str]
 

@@ -3,10 +3,11 @@
 import unicodedata
 from collections.abc import Iterator
 
-from modelvault.scan.finding import ERROR, STRUCTURE, WARNING, NOTE, Hit, plain, rule
+from modelvault.scan.finding import ERROR, NOTE, STRUCTURE, WARNING, Hit, plain, rule
 from modelvault.scan.places import Scope
 from modelvault.scan.subject import Subject
 
+_UNSEEN = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
 INPUTS_ARE_CONSTANTS = 4  # from this IR version on, an initializer need not be an input
 
 
@@ -103,10 +104,10 @@ def overridable(subject: Subject) -> Iterator[Hit]:
 def deceptive(subject: Subject) -> Iterator[Hit]:
     seen: set[str] = set()
     for place, name in _names(subject):
-        if not name.isascii() or not name.isprintable():
-            if name not in seen and any(unicodedata.category(c) in ("Cc", "Cf", "Co", "Cs", "Zl", "Zp") for c in name):
-                seen.add(name)
-                yield Hit(place, f"{plain(name, 80)!r} holds characters that are not seen")
+        plainly = name.isascii() and name.isprintable()
+        if not plainly and name not in seen and any(unicodedata.category(c) in _UNSEEN for c in name):
+            seen.add(name)
+            yield Hit(place, f"{plain(name, 80)} holds characters that are not seen")
 
 
 def _names(subject: Subject) -> Iterator[tuple[str, str]]:

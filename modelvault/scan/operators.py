@@ -23,8 +23,12 @@ _CODE = {
     "ExternalOp": "loads a library",
     "TorchScript": "runs a script of PyTorch",
 }
-_PATH = re.compile(rb"(?i)(file://|[a-z]:\\|\\\\|\.{0,2}/)?[\w.~+-]*([/\\][\w.~+-]+)*\.(so(\.\d+)*|dll|dylib|pyd?|sh|bin|pb|json|engine|onnx|pt|pkl|exe)")
-_ROOTED = re.compile(rb"(?i)(file://|https?://|[a-z]:\\|\\\\|\.{1,2}/|/(etc|home|root|usr|tmp|var|opt|mnt|proc|dev)/)\S*")
+_PATH = re.compile(
+    rb"(?i)[\w.~+:/\\-]{1,4000}\.(so(\.\d{1,4}){0,4}|dll|dylib|pyd?|sh|bin|pb|json|engine|onnx|pt|pkl|exe)"
+)
+_ROOTED = re.compile(
+    rb"(?i)(file://|https?://|[a-z]:\\|\\\\|\.{1,2}/|/(etc|home|root|usr|tmp|var|opt|mnt|proc|dev)/)\S*"
+)
 MAX_TEXT = 4096
 
 
@@ -57,7 +61,8 @@ def custom_domain(subject: Subject) -> Iterator[Hit]:
         key = (place.node.domain, place.node.op_type)
         if key[0] not in known and key not in seen:
             seen.add(key)
-            yield Hit(str(place), f"operator {plain(key[0], 60)}.{plain(key[1], 60)} is neither ONNX's nor onnxruntime's")
+            name = f"{plain(key[0], 60)}.{plain(key[1], 60)}"
+            yield Hit(str(place), f"operator {name} is neither ONNX's nor onnxruntime's")
 
 
 @rule(

@@ -9,7 +9,8 @@ from modelvault.errors import FileError, ModelError
 from modelvault.onnxfile.tensors import TensorReader
 from modelvault.scan.places import Held
 
-ABSOLUTE, ESCAPE, SYMLINK, MISSING, BEYOND, MALFORMED = "absolute", "escape", "symlink", "missing", "beyond", "malformed"
+ABSOLUTE, ESCAPE, SYMLINK = "absolute", "escape", "symlink"
+MISSING, BEYOND, MALFORMED = "missing", "beyond", "malformed"
 _DRIVE = re.compile(r"[A-Za-z]:|\\\\|file:", re.I)
 
 

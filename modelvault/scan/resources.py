@@ -47,7 +47,8 @@ def bomb(subject: Subject) -> Iterator[Hit]:
         for sparse in scope.sparse:
             needed = product([*sparse.dims, ELEMENT])
             if needed >= BOMB:
-                yield Hit(f"{scope.place}: {plain(sparse.values.name, 60)}", f"a sparse tensor unfolds to {_size(needed)}")
+                where = f"{scope.place}: {plain(sparse.values.name, 60)}"
+                yield Hit(where, f"a sparse tensor unfolds to {_size(needed)}")
 
 
 @rule(
@@ -75,7 +76,8 @@ def impossible(subject: Subject) -> Iterator[Hit]:
     for scope in subject.scopes:
         for value in [*scope.body.input, *scope.body.output, *scope.body.value_info]:
             if not isinstance(value, str) and _overflows(value):
-                yield Hit(f"{scope.place}: {plain(value.name, 60)}", "its declared shape is below 0 or beyond any memory")
+                where = f"{scope.place}: {plain(value.name, 60)}"
+                yield Hit(where, "its declared shape is below 0 or beyond any memory")
 
 
 def _overflows(value: Any) -> bool:

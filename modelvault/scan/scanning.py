@@ -141,7 +141,7 @@ def _findings(subject: Subject, one: Rule) -> list[Finding]:
     found: list[Finding] = []
     for number, hit in enumerate(one.look(subject)):
         file = hit.file or plain(subject.path.name)
-        message = hit.message if number < MAX_HITS else f"more than {MAX_HITS} findings of this rule: the rest is left out"
+        message = hit.message if number < MAX_HITS else f"more than {MAX_HITS} findings: the rest is left out"
         found.append(
             Finding(rule=one.id, severity=one.severity, message=plain(message), file=file, where=plain(hit.where))
         )

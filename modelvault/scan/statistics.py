@@ -64,7 +64,7 @@ class Contents:
         return self.reader.size(held.tensor, held.name) or 0
 
     def pieces(self, held: Held, start: int, stop: int) -> Iterator[bytes | memoryview]:
-        """The bytes from ``start`` to ``stop``, each piece valid until the next is taken. Raises ModelError, FileError."""
+        """The bytes from ``start`` to ``stop``; a piece is valid until the next is taken. ModelError, FileError."""
         if not is_external(held.tensor):
             data = memoryview(self.reader.data(held.tensor, self.size(held), held.name) or b"")
             yield data[start:stop]
@@ -89,8 +89,9 @@ class Contents:
             return self.reader.reference(held.tensor, self.size(held), held.name)[1]
         entries = {e.key: e.value for e in held.tensor.external_data}
         start, length = int(entries.get("offset", "0")), int(entries.get("length", self.size(held)))
-        if length != self.size(held) or (self.region is not None and start + length > len(self.region)):
-            raise ModelError(f"{self.reader.where(held.name)}: data has {length} bytes, its shape needs {self.size(held)}")
+        size = self.size(held)
+        if length != size or (self.region is not None and start + length > len(self.region)):
+            raise ModelError(f"{self.reader.where(held.name)}: data has {length} bytes, its shape needs {size}")
         return start
 
     def _open(self, held: Held) -> int:

@@ -99,9 +99,7 @@ class Subject:
     @cached_property
     def initial(self) -> dict[int, set[str]]:
         """By scope: names of its initializers, sparse ones too."""
-        return {
-            id(s): {t.name for t in s.initializers} | {t.values.name for t in s.sparse} for s in self.scopes
-        }
+        return {id(s): {t.name for t in s.initializers} | {t.values.name for t in s.sparse} for s in self.scopes}
 
     @cached_property
     def references(self) -> list[Reference]:

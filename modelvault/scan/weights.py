@@ -3,12 +3,12 @@
 import math
 from collections.abc import Iterator
 
+from modelvault.errors import ModelError
+from modelvault.onnxfile.checking import is_external
 from modelvault.scan.finding import CONTENT, ERROR, NOTE, STRUCTURE, WARNING, Hit, plain, rule
 from modelvault.scan.places import Held
 from modelvault.scan.statistics import Statistics
 from modelvault.scan.subject import Subject
-from modelvault.onnxfile.checking import is_external
-from modelvault.errors import ModelError
 
 LEAST = 256  # elements: a smaller constant is a setting, not a weight
 UNUSED = 1024  # bytes
