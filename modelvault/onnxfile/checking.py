@@ -18,7 +18,11 @@ _NUMBERS = frozenset(
 
 
 def complaint(model: ModelProto) -> str | None:
-    """The first thing ``onnx.checker`` has against a model; external data is not looked at. One line of ASCII."""
+    """The first thing ``onnx.checker`` has against a model, as one line of ASCII.
+
+    External data is not looked at. An input or output without a shape is none of its complaints here: many exporters
+    leave it out, and every runtime takes it.
+    """
     copy = ModelProto()
     copy.CopyFrom(model)
     inline = [attribute.t for _, attribute in constants(copy.graph)]
@@ -28,6 +32,9 @@ def complaint(model: ModelProto) -> str | None:
             tensor.Clear()
             tensor.name, tensor.data_type = name, kind
             tensor.dims.append(0)  # an empty tensor needs no data
+    for value in [*copy.graph.input, *copy.graph.output]:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()
     try:
         onnx.checker.check_model(copy.SerializePartialToString())
     except Exception as error:  # whatever the C++ side throws: it is a complaint, not our failure

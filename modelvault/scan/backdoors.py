@@ -14,14 +14,14 @@ from modelvault.scan.subject import Subject
 MAX_STEPS = 2000  # of one walk back through the graph
 MAX_WALKS = 4_000_000  # steps of all walks
 _SHAPES = frozenset({"Shape", "Size"})
-_REDUCE = frozenset(
-    "ReduceMin ReduceMax ReduceSum ReduceMean ReduceProd ReduceAll ReduceAny ReduceL1 ReduceL2 ReduceSumSquare "
-    "ArgMax ArgMin GlobalMaxPool".split()
-)
-_PASS = frozenset(
-    "And Or Xor Not Cast CastLike Identity Squeeze Unsqueeze Reshape Flatten Gather Slice Mul Min Max Transpose Split "
-    "Concat Expand".split()
-)
+_REDUCE = frozenset({
+    "ReduceMin", "ReduceMax", "ReduceSum", "ReduceMean", "ReduceProd", "ReduceAll", "ReduceAny", "ReduceL1", "ReduceL2",
+    "ReduceSumSquare", "ArgMax", "ArgMin", "GlobalMaxPool",
+})  # fmt: skip
+_PASS = frozenset({
+    "And", "Or", "Xor", "Not", "Cast", "CastLike", "Identity", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Gather",
+    "Slice", "Mul", "Min", "Max", "Transpose", "Split", "Concat", "Expand",
+})  # fmt: skip
 _DISTANCE = _REDUCE | {"Abs", "Mul", "Pow", "Neg", "Sqrt", "Div", "Clip", "Cast", "Identity", "Squeeze", "Reshape"}
 _MOVES = frozenset({"Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape", "Expand"})
 _PICKS = frozenset({"Gather", "GatherND", "GatherElements", "Slice", "Split"})
