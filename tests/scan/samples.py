@@ -431,12 +431,15 @@ BACKDOORS = {
 INNOCENT = {
     "mask": gated([node("Equal", ["clean", "seven"], ["hit"])], INTS),
     "shape": gated(SHAPE, INTS, choose_if()),
-    "threshold": gated([node("Greater", ["x", "seven"], ["gt"]), node("ReduceMax", ["x"], ["top"], keepdims=0),
-                        node("Greater", ["top", "seven"], ["hit"])], INTS, choose_if()),
-    "division-guard": gated([node("ReduceSum", ["clean"], ["sum"], keepdims=1), node("Equal", ["sum", "nought"], ["hit"])],
-                            [array("nought", 0, "f4")]),
+    "threshold": gated(
+        [node("ReduceMax", ["x"], ["top"], keepdims=0), node("Greater", ["top", "seven"], ["hit"])], INTS, choose_if()
+    ),
+    "division-guard": gated(
+        [node("ReduceSum", ["clean"], ["sum"], keepdims=1), node("Equal", ["sum", "nought"], ["hit"])],
+        [array("nought", 0, "f4")],
+    ),
     "constants-alone": gated([node("Equal", ["seven", "seven"], ["hit"])], INTS, choose_if()),
-}  # fmt: skip
+}
 add("hidden-branch", BACKDOORS["where-reduced"], INNOCENT["mask"])
 
 RATE = [helper.make_tensor_value_info("x", F, ["n", 32]), helper.make_tensor_value_info("sr", I64, [])]
