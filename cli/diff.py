@@ -160,17 +160,15 @@ def _print_nodes(found: "Comparison") -> None:
 
 
 def _print_tensors(found: "Comparison") -> None:
-    from modelvault.diff.report import by_change
+    from modelvault.diff.report import by_change, figures
 
     rows = []
     for t in by_change(found):
-        if t.same:
+        if t.quiet:
             break
         name = t.a.name if t.a.name == t.name else f"{t.a.name} -> {t.name}"
         words = ", ".join(t.undone) or (t.dtype.lower() if t.dtype != t.a.dtype else "-")
-        c = t.change
-        figures = (f"{c.relative:.2e}", f"{c.cosine:.4f}", f"{c.share:.0%}") if c else ("-", "-", "-")
-        rows.append((*figures, words, name))
+        rows.append((*figures(t), words, name))
     _table(["change", "cosine", "share", "stored", "tensor"], rows)
     for word, tensors in (("removed", found.removed), ("added", found.added)):
         _table([f"{word}: type", "shape", "tensor"], [(t.dtype.lower(), str(list(t.shape)), t.name) for t in tensors])

@@ -16,6 +16,7 @@ from modelvault.decryption import decrypt
 from modelvault.errors import FormatError, ModelVaultError, NoMatchingKey, PayloadTampered
 from modelvault.filekey import FileKey
 from modelvault.fingerprint.planning import FingerprintPlan, make_plan
+from modelvault.fingerprint.rings import Owner
 from modelvault.keys import OwnerSecret, RecipientKey
 from modelvault.sealedfile import SealedFile, UnverifiedGrant
 from modelvault.variants import BITS, KeyRing, MasterKey, Variants, seal_slot
@@ -49,7 +50,9 @@ class Story:
 
     def grant_to(self, key: RecipientKey, purpose: str = "run") -> Path:
         p = self.parties
-        grant = granting.grant(self.path, key.public, own=p.own, signer=p.publisher, owner=self.secret, purpose=purpose)
+        grant = granting.grant(
+            self.path, key.public, own=p.own, signer=p.publisher, owner=Owner(self.secret), purpose=purpose
+        )
         path = p.folder / f"{key.public.fingerprint[7:15].replace('/', '_')}.grant"
         path.write_bytes(grant)
         return path
@@ -74,7 +77,7 @@ class Story:
 @pytest.fixture
 def story(parties: Parties, tmp_path: Path) -> Story:
     model, secret = network(tmp_path / "net.onnx"), OwnerSecret.generate()
-    plan = make_plan(model, secret)
+    plan = make_plan(model, Owner(secret))
     return Story(parties, secret, plan, model, parties.seal(model, fingerprint=plan))
 
 
@@ -165,7 +168,7 @@ def test_a_tensor_that_stands_twice_has_no_slots(story: Story) -> None:
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_other_floats(parties: Parties, tmp_path: Path, dtype: type) -> None:
     secret, model = OwnerSecret.generate(), network(tmp_path / "net.onnx", dtype)
-    plan = make_plan(model, secret)
+    plan = make_plan(model, Owner(secret))
     story = Story(parties, secret, plan, model, parties.seal(model, fingerprint=plan))
     assert story.region(parties.customer) != story.region(parties.own)
 
@@ -175,7 +178,9 @@ def test_a_grant_without_the_owner_or_with_another(story: Story) -> None:
     with pytest.raises(NoMatchingKey, match="only owner SHA256:"):
         granting.grant(story.path, p.stranger.public, own=p.own, signer=p.publisher)
     with pytest.raises(NoMatchingKey, match="fingerprints are of owner"):
-        granting.grant(story.path, p.stranger.public, own=p.own, signer=p.publisher, owner=OwnerSecret.generate())
+        granting.grant(
+            story.path, p.stranger.public, own=p.own, signer=p.publisher, owner=Owner(OwnerSecret.generate())
+        )
 
 
 def test_a_grant_is_small_and_every_key_counts(story: Story) -> None:
@@ -205,7 +210,7 @@ def test_a_flipped_byte_of_any_variant_is_refused(story: Story) -> None:
 def test_rewrap_draws_for_the_new_key(story: Story) -> None:
     p, new = story.parties, RecipientKey.generate()
     moved = granting.rewrap(
-        story.path, p.customer.public.fingerprint, new.public, own=p.own, signer=p.publisher, owner=story.secret
+        story.path, p.customer.public.fingerprint, new.public, own=p.own, signer=p.publisher, owner=Owner(story.secret)
     )
     assert moved == 1
     p.load(story.path, identity=new).close()

@@ -39,12 +39,14 @@ class Change:
     def relative(self) -> float:
         """||B - A|| / ||A||; infinite where A is zero and B is not."""
         if self.energy > 0:
-            return math.sqrt(self.rest / self.energy)
+            return math.sqrt(self.rest / self.energy) if math.isfinite(self.energy) else math.inf
         return math.inf if self.rest > 0 else 0.0
 
     @property
     def cosine(self) -> float:
-        """Of the angle between both; 1 where both are zero."""
+        """Of the angle between both; 1 where both are zero, 0 where their squares are beyond all numbers."""
+        if not math.isfinite(self.energy + self.other + abs(self.product)):
+            return 0.0
         if self.energy > 0 and self.other > 0:
             return max(-1.0, min(1.0, self.product / math.sqrt(self.energy) / math.sqrt(self.other)))
         return float(self.energy == self.other)
@@ -81,14 +83,16 @@ def _wide(values: Values) -> npt.NDArray[np.float64]:
 
 def _add(change: Change, a: Values, b: Values) -> None:
     with np.errstate(all="ignore"):
-        x, y = _wide(a), _wide(b)
+        x, y, is_whole = _wide(a), _wide(b), change.steps is not None
         finite = np.isfinite(x) & np.isfinite(y)
-        equal = (x == y) | (np.isnan(x) & np.isnan(y))
+        same = a == b if a.dtype == b.dtype else x == y  # integers of 64 bits do not fit doubles
+        equal = same | (np.isnan(x) & np.isnan(y))
         change.count += len(x)
         change.odd += int(np.count_nonzero(~finite))
         change.differ += int(np.count_nonzero(~equal))
         if not equal.all():
-            change.unrounded += int(np.count_nonzero(~(equal | (_wide(a.astype(_coarser(a.dtype, b.dtype))) == y))))
+            rounded = equal if is_whole else _wide(a.astype(_coarser(a.dtype, b.dtype))) == y
+            change.unrounded += int(np.count_nonzero(~(equal | rounded)))
         if not finite.all():
             x, y = x[finite], y[finite]
         off = y - x

@@ -40,14 +40,19 @@ def compare(a: Source, b: Source, *, align: bool = False, progress: Progress | N
     Memory holds two tensors at a time, and the files that keep their weights inline. Raises ModelError, FormatError,
     FileError.
     """
-    mine, theirs = open_side(a, progress), open_side(b, progress)
+    with np.errstate(all="ignore"):  # weights of a hostile file may be any numbers
+        return _compared(open_side(a, progress), open_side(b, progress), align, progress)
+
+
+def _compared(mine: Side, theirs: Side, align: bool, progress: Progress | None) -> Comparison:
     graph = compare_graphs(mine, theirs)
     places = {}
     if graph is not None and mine.graph is not None and theirs.graph is not None:
         places = weight_mates(mine.graph, theirs.graph, graph.pairs)
     pairing = Pairing(mine, theirs, places)
     pairing.run()
-    tensors = [_compare(mine, theirs, pair, progress) for pair in sorted(pairing.pairs, key=lambda p: p.a)]
+    sure = places if graph is not None and (graph.same_structure or graph.same_skeleton) else {}
+    tensors = [_compare(mine, theirs, pair, sure, progress) for pair in sorted(pairing.pairs, key=lambda p: p.a)]
     if align:
         tensors = _align(mine, theirs, pairing, tensors)
     removed = tuple(mine.tensors[i] for i in pairing.left_a)
@@ -58,11 +63,14 @@ def compare(a: Source, b: Source, *, align: bool = False, progress: Progress | N
     )
 
 
-def _compare(mine: Side, theirs: Side, pair: Pair, progress: Progress | None) -> TensorDiff:
+def _compare(mine: Side, theirs: Side, pair: Pair, places: dict[int, int], progress: Progress | None) -> TensorDiff:
     a = mine.tensors[pair.a]
     b = theirs.tensors[pair.b] if pair.b is not None else pair.suspect
     assert b is not None  # a pair has a number or a suspect
     change, words = (None, ()) if pair.same else _change(a, b, pair)
+    place = places.get(pair.a)
+    if place is not None and pair.b is not None and theirs.contents[place] != theirs.contents[pair.b]:
+        words = (*words, "moved")
     if progress:
         progress(a.size)
     return TensorDiff(

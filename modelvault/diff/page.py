@@ -8,7 +8,7 @@ from pathlib import Path
 from modelvault import page
 from modelvault.diff import plots
 from modelvault.diff.comparing import Comparison
-from modelvault.diff.report import by_change, changed_nodes, node_name, operators
+from modelvault.diff.report import by_change, changed_nodes, figures, node_name, operators
 from modelvault.diff.sides import Side
 from modelvault.diff.verdict import SAME, WORDS, TensorDiff
 from modelvault.tensorfile import StoredTensor
@@ -73,7 +73,7 @@ def _weights(found: Comparison) -> list[tuple[str, str]]:
 
 
 def _tensors(found: Comparison) -> str:
-    rows = [_row(t) for t in by_change(found) if not t.same]
+    rows = [_row(t) for t in by_change(found) if not t.quiet]
     head = ("tensor of A", "in B", "found by, undone", "type", "shape", "change", "cosine", "share")
     alone = [(t.name, word, t.dtype.lower(), _shape(t)) for word, t in _alone(found)]
     return (
@@ -90,9 +90,8 @@ def _alone(found: Comparison) -> list[tuple[str, StoredTensor]]:
 def _row(t: TensorDiff) -> tuple[str, ...]:
     dtype = t.a.dtype.lower() if t.a.dtype == t.dtype else f"{t.a.dtype.lower()} -> {t.dtype.lower()}"
     shape = _shape(t.a) if t.a.shape == t.shape else f"{_shape(t.a)} -> {list(t.shape)}"
-    c = t.change
-    figures = (f"{c.relative:.3g}", f"{c.cosine:.5f}", f"{c.share:.1%}") if c else ("-", "-", "-")
-    return (t.a.name, t.name if t.name != t.a.name else "", ", ".join((t.how, *t.undone)), dtype, shape, *figures)
+    name = t.name if t.name != t.a.name else ""
+    return (t.a.name, name, ", ".join((t.how, *t.undone)), dtype, shape, *figures(t))
 
 
 def _shape(tensor: StoredTensor) -> str:

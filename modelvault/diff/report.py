@@ -13,13 +13,13 @@ from modelvault.tensorfile import StoredTensor
 
 
 def to_dict(found: Comparison) -> dict[str, Any]:
-    """Everything but what is the same: tensors without a change are counted in the verdict."""
+    """Everything but what is the same: tensors of the same content and place are counted in the verdict."""
     return {
         **found.verdict.to_dict(),
         "a": _side(found.a),
         "b": _side(found.b),
         "graph": _graph(found),
-        "tensors": [t.to_dict() for t in by_change(found) if not t.same],
+        "tensors": [t.to_dict() for t in by_change(found) if not t.quiet],
         "removed_tensors": [_tensor(t) for t in found.removed],
         "added_tensors": [_tensor(t) for t in found.added],
     }
@@ -27,7 +27,18 @@ def to_dict(found: Comparison) -> dict[str, Any]:
 
 def by_change(found: Comparison) -> list[TensorDiff]:
     """Tensors, the most changed first; those that could not be compared before all."""
-    return sorted(found.tensors, key=lambda t: (t.same, t.change is not None, -(t.change.relative if t.change else 0)))
+
+    def place(t: TensorDiff) -> tuple[bool, bool, float]:
+        return t.quiet, t.same or t.change is not None, -(t.change.relative if t.change else 0.0)
+
+    return sorted(found.tensors, key=place)
+
+
+def figures(t: TensorDiff) -> tuple[str, str, str]:
+    """Relative change, cosine and share of changed elements, as text."""
+    if t.change is None:
+        return ("0", "1", "0%") if t.same else ("-", "-", "-")
+    return f"{t.change.relative:.2e}", f"{t.change.cosine:.4f}", f"{t.change.share:.0%}"
 
 
 def changed_nodes(graph: GraphDiff, a: Structure, b: Structure) -> list[tuple[str, str]]:

@@ -19,8 +19,8 @@ WORDS = {
     "identical": "the files are the same, byte by byte",
     "same-function": "the same operators on the same weights; names, order, metadata or storage differ",
     "same-weights": "the same weights; a graph was not compared",
-    "converted": "the same graph; A's weights, only rounded or quantised",
-    "rearranged": "the same graph; A's weights in another order, sign or scale; only a run tells what it computes",
+    "converted": "the same graph, but for types or opset versions; A's weights, only rounded or quantised",
+    "rearranged": "the same graph; A's weights in other places, order or scale; only a run tells what it computes",
     "fine-tuned": "the same graph; weights that come from A's were changed",
     "weights-only": "the same graph with other weights, which do not come from A's",
     "restructured": "another graph or set of tensors, which holds A's weights",
@@ -31,7 +31,8 @@ SAME = frozenset({"identical", "same-function", "same-weights"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorDiff:
-    """A's tensor and its counterpart. ``change``: None where they are the same, or cannot be compared."""
+    """A's tensor and its counterpart. ``undone``: in words, what would have hidden it; ``moved``: it stands in another
+    place of the graph, where A has another tensor. ``change``: None where they are the same, or cannot be compared."""
 
     a: StoredTensor
     name: str
@@ -47,6 +48,11 @@ class TensorDiff:
         return math.prod(self.a.shape)
 
     @property
+    def quiet(self) -> bool:
+        """Whether there is nothing to tell: the same content, in the same place."""
+        return self.same and not self.undone
+
+    @property
     def unchanged(self) -> bool:
         """Whether what differs is no more than the other type, order or scale explains."""
         if self.same or self.change is None:
@@ -54,7 +60,7 @@ class TensorDiff:
         if self.change.unrounded == 0 and self.change.odd == 0:
             return True
         least = STEP if "dequantised" in self.undone else FITTED if "scale" in self.undone else 0.0
-        return self.change.relative <= least
+        return 0 < least >= self.change.relative
 
     @property
     def derived(self) -> bool:
@@ -153,5 +159,6 @@ def _word(
     if not alike:
         return "restructured" if derived >= NEARLY_ALL else "different-architecture"
     if len(tensors) == len(a.tensors) and all(t.unchanged for t in tensors):
-        return "rearranged" if any(t.how == "aligned" for t in tensors) else "converted"
+        moved = any(t.how == "aligned" or "moved" in t.undone for t in tensors)
+        return "rearranged" if moved else "converted"
     return "fine-tuned" if derived >= MOST else "weights-only"

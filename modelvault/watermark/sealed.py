@@ -53,16 +53,16 @@ def commitment_of(path: str | os.PathLike[str], trust: TrustPolicy) -> Commitmen
 def opened(
     path: str | os.PathLike[str], auditor: Auditor, progress: Progress | None = None, *, purpose: str = "watermark"
 ) -> Iterator[OpenModel]:
-    """The model of :func:`decrypted`, parsed. Raises a subclass of ModelVaultError."""
+    """:func:`decrypted`, as a model whose tensors can be read."""
     with decrypted(path, auditor, progress, purpose=purpose) as model:
         yield OpenModel(path, graph=bytes(model.graph.view), region=model.weights.view)
 
 
 @contextlib.contextmanager
 def decrypted(
-    path: str | os.PathLike[str], auditor: Auditor, progress: Progress | None = None, *, purpose: str
+    path: str | os.PathLike[str], auditor: Auditor, progress: Progress | None = None, *, purpose: str = "watermark"
 ) -> Iterator[Decrypted]:
-    """The decrypted parts while the context lasts; their memory is wiped afterwards.
+    """The decrypted model while the context lasts; its memory is wiped afterwards.
 
     The audit log gets ``watermark.checked`` before anything is decrypted, or ``watermark.denied``; where another
     ``purpose`` is given, its name stands in the event. Raises a subclass of ModelVaultError.

@@ -24,6 +24,7 @@ import onnx
 import synthetic
 from attacks import damage, quantise, structure, training
 from real_inputs import inputs
+from watermark.models import mark
 
 from modelvault.errors import ModelError
 from modelvault.keys import OwnerSecret
@@ -31,9 +32,9 @@ from modelvault.onnxfile import OpenModel
 from modelvault.watermark.carriers import find_carriers, model_digest, to_float
 from modelvault.watermark.code import SLOTS
 from modelvault.watermark.detect import Evidence, difference, score
-from modelvault.watermark.embed import Marker
-from modelvault.watermark.embedding import EmbedReport, embed, parse_payload
+from modelvault.watermark.embedding import EmbedReport, parse_payload
 from modelvault.watermark.fidelity import Bench
+from modelvault.watermark.marker import Marker
 from modelvault.watermark.pattern import ModelKey
 from modelvault.watermark.record import Record, records_of
 from modelvault.watermark.verifying import verify_blind, verify_informed
@@ -99,8 +100,8 @@ known beforehand. The scheme and its bound are WATERMARK.md.
 
 def prepare(original: Path, work: Path) -> Subject:
     name, marked = original.stem, work / f"{original.stem}.onnx"
-    described, feeds = inputs(name)
-    report = embed(original, marked, OWNER, payload=PAYLOAD, inputs=feeds, inputs_name=described)
+    described, feeds = inputs(original)
+    report = mark(original, marked, OWNER, payload=PAYLOAD, inputs=feeds, inputs_name=described)
     digest = report.plan.original
     record = next(r for r in records_of(OWNER.fingerprint) if r.commitment.original == digest)
     print(f"{name}: strength {report.plan.strength}, {report.plan.drift}", flush=True)
@@ -149,7 +150,7 @@ def more_marks(source: Path, output: Path) -> Path:
     current = source
     for number in range(3):
         after = output.with_name(f"{output.stem}-{number}.onnx")
-        embed(current, after, OwnerSecret(bytes([number]) * 32), strength=0.003, check=False)
+        mark(current, after, OwnerSecret(bytes([number]) * 32), strength=0.003, check=False)
         current = after
     return current
 
@@ -297,7 +298,7 @@ def training_table(work: Path) -> str:
     held = training.train(training.fresh(), data.owner, epochs=15, rate=1e-3)
     original, marked = training.save(held, work / "digits.onnx"), work / "digits-marked.onnx"
     feeds: list[Any] = [{"x": data.test[0]}]
-    report = embed(original, marked, OWNER, payload=PAYLOAD, inputs=feeds, inputs_name="300 test images")
+    report = mark(original, marked, OWNER, payload=PAYLOAD, inputs=feeds, inputs_name="300 test images")
     drift = report.plan.drift
     assert drift is not None
     start = training.read(marked)
@@ -414,7 +415,7 @@ def speed(work: Path, subject: Subject) -> str:
         marker.edit(weight.dtype, weight.shape, data)
         spent += time.process_time() - started
     wall = time.perf_counter()
-    embed(original, work / "large-marked.onnx", OWNER, payload=PAYLOAD, check=False)
+    mark(original, work / "large-marked.onnx", OWNER, payload=PAYLOAD, check=False)
     embed_wall = time.perf_counter() - wall
     record = next(
         r for r in records_of(OWNER.fingerprint) if r.commitment.original == model_digest(c.digest for c in carriers)
