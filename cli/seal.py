@@ -8,6 +8,7 @@ import click
 from modelvault.cli.common import (
     FILE,
     Passphrase,
+    allowed_line,
     ask_passphrase,
     json_option,
     passphrase_option,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
 @click.option("--model-key", "model_keys", multiple=True, metavar="KEY", help="Public key that made it. Repeatable.")
 @click.option("--public-io", is_flag=True, help="Show input and output names and shapes to everybody.")
 @click.option("--keep-docs", is_flag=True, help="Keep doc strings, exporters' notes and inner names.")
+@click.option("--allow", multiple=True, metavar="RULE", help="Seal in spite of this scan rule, on record. Repeatable.")
 @click.option("--dry-run", is_flag=True, help="Check everything, write nothing.")
 @click.option("--force", is_flag=True, help="Replace an existing output file.")
 @passphrase_option
@@ -90,6 +92,7 @@ def command(
     model_keys: tuple[str, ...],
     public_io: bool,
     keep_docs: bool,
+    allow: tuple[str, ...],
     dry_run: bool,
     force: bool,
     passphrase_file: Path | None,
@@ -142,6 +145,7 @@ def command(
             signed=_signed(model, model_signature, model_keys),
             public_io=public_io,
             keep_docs=keep_docs,
+            allow=allow,
             dry_run=dry_run,
             progress=step,
         )
@@ -157,7 +161,12 @@ def command(
             ("weights", f"{report.tensors} tensors, {size(report.region)}"),
             ("assets", ", ".join(report.assets) or "none"),
             ("watermark", "none" if plan is None else f"strength {plan.strength}, {plan.robustness}"),
+<<<<<<< HEAD
+            ("fingerprints", "none" if slots is None else slots.summary),
+            ("scan", allowed_line(report.statement.allowed)),
+=======
             ("fingerprints", chosen.summary if (chosen := slots or copy) else "none"),
+>>>>>>> main
             ("signed by", list(report.statement.publishers)),
             ("granted to", list(report.recipients)),
         ]
