@@ -114,6 +114,7 @@ DAMAGE: dict[str, damage.Change] = {
     "prune90": damage.prune(0.9),
     "rows": damage.prune_rows(0.3),
     "noise": damage.noise(0.1),
+    "refill": damage.refill(0.5),
 }
 
 
