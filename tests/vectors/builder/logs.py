@@ -294,6 +294,16 @@ def _heads() -> Iterator[Case]:
     yield "head-root", "a head over another root", "modified", last(note(text.replace(root, b64(sha(b"root")))))
     yield "head-origin", "a head of another log", "modified", last(note(good().text(origin="modelvault/audit/other")))
     yield "head-key", "an unknown key beside the checkpoint", "modified", put(good(), 3, b"}", b',"extra":1}')
+    twice = Log().head().record("load.intent", prev=None).head()
+    yield "prev-missing", "a batch's first record does not name the head before", "modified", twice
+    other = Log().head().record("load.intent", prev=b64(sha(b"head"))).head()
+    yield "prev-other", "a batch's first record names another head", "modified", other
+    newline = Log().head()
+    newline.record("load.intent", prev=b64(sha(newline.head_line or b"", b"\n"))).head()
+    yield "prev-newline", "the head's digest counts its line feed", "modified", newline
+    inside = Log().head().record("load.intent")
+    inside.record("load.done", prev=b64(sha(inside.head_line or b""))).head()
+    yield "prev-inside", "a record within a batch names a head", "modified", inside
     yield "opened-stranger", "a log that another key opened", "unknown-key", Log(STRANGER).head()
     yield "opened-event", "the first record is no opening", "modified", _opening("load.intent")
     forged = Log(key=HOST)
