@@ -4,12 +4,14 @@ import base64
 import binascii
 import json
 import math
+import re
 from datetime import UTC, datetime
 from typing import Any
 
 from modelvault.errors import FormatError
 
 MAX_JSON_DEPTH = 32
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(?P<zone>Z|[+-]\d\d:\d\d)?", re.ASCII)
 
 
 def b64encode(data: bytes) -> str:
@@ -171,11 +173,16 @@ def format_time(moment: datetime) -> str:
 
 
 def parse_time(text: str, field: str) -> datetime:
-    """RFC 3339 text with a zone -> an aware datetime in UTC."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise FormatError(f"{field}: not an RFC 3339 time") from None
-    if moment.tzinfo is None:
+    """RFC 3339 text with a zone -> an aware datetime in UTC.
+
+    Python reads much else that ISO 8601 has: week dates, no separators, no seconds. Other readers would not.
+    """
+    found = _TIME.fullmatch(text)
+    if not found:
+        raise FormatError(f"{field}: not an RFC 3339 time")
+    if not found["zone"]:
         raise FormatError(f"{field}: the time has no zone")
-    return moment.astimezone(UTC)
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):  # the 30th of February; before the year 1 in UTC
+        raise FormatError(f"{field}: not an RFC 3339 time") from None
