@@ -18,7 +18,7 @@ from modelvault.fingerprint.ownfile import recipient_secret
 from modelvault.fingerprint.planning import FingerprintPlan, make_plan
 from modelvault.fingerprint.registry import Issued, Record, Registry, Sealed, now
 from modelvault.fingerprint.rings import Owner
-from modelvault.fingerprint.score import HYPOTHESES, log10_p, score, weigh
+from modelvault.fingerprint.score import KEPT, log10_p, score, weigh
 from modelvault.fingerprint.tracing import Base, trace
 from modelvault.keys import OwnerSecret
 from modelvault.onnxfile import OpenModel
@@ -130,7 +130,8 @@ def test_every_ratio_has_mean_one(world: World) -> None:
     evidence = weigh(levels, thresholds)
     gains, p = evidence.gains.astype(np.float64), thresholds[:, None] / 65_536
     zeros = -np.log(p * np.exp(gains) + 1 - p)
-    assert gains.shape == (256, len(HYPOTHESES))
+    assert gains.shape == (256, KEPT)
+    assert np.isclose(evidence.shares.sum(), 1)
     assert np.allclose(zeros.sum(axis=0), evidence.zeros, atol=1e-3)
 
 
