@@ -11,11 +11,12 @@ import numpy as np
 from modelvault.decryption import Decrypted
 from modelvault.errors import ModelError
 from modelvault.fingerprint.code import biases, code_key
+from modelvault.fingerprint.collusion import Table
 from modelvault.fingerprint.layout import Layout
 from modelvault.fingerprint.observing import Observer
 from modelvault.fingerprint.ownfile import recipient_secret
 from modelvault.fingerprint.registry import Issued, Record, Sealed
-from modelvault.fingerprint.score import Table, log10_p, score
+from modelvault.fingerprint.score import log10_p, score
 from modelvault.fingerprint.slots import Patterns
 from modelvault.keys import OwnerSecret
 from modelvault.onnxfile import OpenModel, Weight
