@@ -29,11 +29,7 @@ def open_model(
 
 
 def auditor(identity: str | None, grant: Path | None, ask: Passphrase) -> "Auditor":
-<<<<<<< HEAD
-    """Who looks into sealed models, by the home folder's policy and log. Raises KeyUnavailable."""
-=======
     """Who looks into sealed files, and what is not named from the environment and the home folder."""
->>>>>>> main
     from modelvault.watermark.sealed import Auditor
 
     return Auditor(

@@ -161,12 +161,8 @@ def command(
             ("weights", f"{report.tensors} tensors, {size(report.region)}"),
             ("assets", ", ".join(report.assets) or "none"),
             ("watermark", "none" if plan is None else f"strength {plan.strength}, {plan.robustness}"),
-<<<<<<< HEAD
-            ("fingerprints", "none" if slots is None else slots.summary),
-            ("scan", allowed_line(report.statement.allowed)),
-=======
             ("fingerprints", chosen.summary if (chosen := slots or copy) else "none"),
->>>>>>> main
+            ("scan", allowed_line(report.statement.allowed)),
             ("signed by", list(report.statement.publishers)),
             ("granted to", list(report.recipients)),
         ]

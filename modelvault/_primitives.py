@@ -50,7 +50,7 @@ def plain_length(sealed: int) -> int:
     """Inverse of :func:`sealed_length`; FormatError where no stream has that length."""
     body = sealed - STREAM_HEADER
     plain = body - TAG * (body // (CHUNK + TAG) + 1)
-    if body < TAG or plain < 0 or sealed_length(plain) != sealed:
+    if plain < 0 or sealed_length(plain) != sealed:
         raise FormatError(f"extent length {sealed} is impossible")
     return plain
 

@@ -86,18 +86,11 @@ def seal(
     ``own`` is the publisher's own recipient key: with it the publisher can issue more grants later. ``guard`` is the
     input envelope that sessions will check. ``watermark`` (watermark.embedding.make_plan) marks the weights on their
     way: the unmarked ones are never written. ``fingerprint`` (fingerprint.planning.make_plan) gives every recipient a
-<<<<<<< HEAD
-    copy of its own. ``signed`` is a verified OpenSSF signature of the folder ``source``: what
-    is sealed must be just its files, and the statement records it. ``allow`` names rules of the
-    scan (docs/SCAN.md) whose errors do not stop the seal; those that would have stand in the statement. ``progress``
-    is called with counts of plain bytes sealed. After any failure ``output`` is as it was. A dry run checks everything,
-    signs a rehearsal, and writes nothing.
-=======
     copy of its own; ``own_copy`` marks the whole file for one. The owner's registry knows before the file appears.
     ``signed`` is a verified OpenSSF signature of the folder ``source``: what is sealed must be just its files, and the
-    statement records it. ``progress`` is called with counts of plain bytes sealed. After any failure ``output`` is as
-    it was. A dry run checks everything, signs a rehearsal, and writes nothing.
->>>>>>> main
+    statement records it. ``allow`` names rules of the scan (docs/SCAN.md) whose errors do not stop the seal; those that
+    would have stand in the statement. ``progress`` is called with counts of plain bytes sealed. After any failure
+    ``output`` is as it was. A dry run checks everything, signs a rehearsal, and writes nothing.
 
     Raises ModelError, FileError, FormatError, KeyUnavailable; PayloadTampered for a file that is not as in ``signed``.
     """

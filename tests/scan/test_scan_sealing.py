@@ -1,19 +1,25 @@
 """Seal runs the scan: an error stops it, an allowed one is signed; sealed files are scanned with and without a key."""
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Parties
+from watermark.models import mlp
 
 import modelvault
 from modelvault.errors import FormatError, ModelError, NoMatchingKey
+from modelvault.keys import OwnerSecret
 from modelvault.manifest import ModelStatement
+from modelvault.onnxfile import OpenModel
+from modelvault.onnxfile.lean import open_lean
 from modelvault.scan import RULES, Claims, ScanReport, scan, scan_decrypted, scan_public
 from modelvault.scan.finding import ASSETS, CONTENT, OWNERSHIP, PUBLIC, STRUCTURE
 from modelvault.sealedfile import SealedFile
 from modelvault.verification import inspect, verify
+from modelvault.watermark import embedding
 from modelvault.watermark.sealed import Auditor, decrypted
 from scan.samples import SAMPLES, Called, array, beside, model, save, weighted
 
@@ -83,7 +89,7 @@ def test_only_a_rule_can_be_allowed(parties: Parties, tmp_path: Path) -> None:
 
 
 def test_assets_given_one_by_one_are_looked_at(parties: Parties, tmp_path: Path) -> None:
-    (tmp_path / "labels.json").write_bytes(__import__("pickle").dumps(Called()))
+    (tmp_path / "labels.json").write_bytes(pickle.dumps(Called()))
     with pytest.raises(ModelError, match=r"labels\.json: is a pickle of protocol \d \(scan rule pickle-asset\)"):
         parties.seal(save(model())(tmp_path), assets=[tmp_path / "labels.json"])
 
@@ -150,24 +156,16 @@ def test_a_stranger_sees_nothing(parties: Parties, tmp_path: Path) -> None:
 
 
 def test_an_owners_mark_and_a_committed_original_are_found(parties: Parties, tmp_path: Path) -> None:
-    from watermark.models import mlp
-
-    from modelvault.keys import OwnerSecret
-    from modelvault.onnxfile.lean import open_lean
-    from modelvault.watermark import embedding
-
-    original = mlp(tmp_path / "m.onnx", width=192, hidden=768, classes=192)
-    other = mlp(tmp_path / "other.onnx", width=192, hidden=768, classes=192, seed=1)
+    original = mlp(tmp_path / "m.onnx", width=1024, hidden=2048, classes=1024)
+    other = mlp(tmp_path / "other.onnx", width=1024, hidden=2048, classes=1024, seed=1)
     secret = OwnerSecret.generate()
-    plan = embedding.make_plan(original, secret, payload=embedding.parse_payload("theirs"))
+    payload = embedding.parse_payload("theirs")
+    plan = embedding.make_plan(original, secret, payload=payload, strength=0.01, check=False)
     sealed = parties.seal(original, watermark=plan)
     record = plan.record("m.onnx")
     marks = [(secret, [record])]
-    with decrypted(
-        sealed, Auditor(identity=parties.customer, trust=parties.trust, log=parties.log), purpose="scan"
-    ) as p:
-        from modelvault.onnxfile import OpenModel
-
+    who = Auditor(identity=parties.customer, trust=parties.trust, log=parties.log)
+    with decrypted(sealed, who, purpose="scan") as p:
         inside = OpenModel(sealed, graph=bytes(p.graph.view), region=p.weights.view)
         marked = scan_decrypted(sealed, p, claims=Claims(model=inside, owners=marks, commitments=[plan.commitment]))
     assert found(marked) & {"foreign-watermark", "foreign-original"} == {"foreign-watermark"}
