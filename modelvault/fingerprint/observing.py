@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from modelvault.fingerprint.collusion import Table
 from modelvault.fingerprint.layout import Layout, SlotTensor
-from modelvault.fingerprint.score import Table
 from modelvault.fingerprint.slots import Patterns
 from modelvault.watermark.carriers import Float, scale_of
 
