@@ -174,8 +174,8 @@ def _opcodes(head: bytes) -> list[str]:
 
 def _has_objects(head: bytes) -> bool:
     """https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html: a type with O is pickled."""
-    size = struct.unpack("<H", head[8:10])[0] if head[6:7] == b"\x01" else min(struct.unpack("<I", head[8:12])[0], HEAD)
-    return bool(re.search(rb"'\|?O\d*'", head[10 : 12 + size]))
+    size = int.from_bytes(head[8:10] if head[6:7] == b"\x01" else head[8:12], "little")
+    return bool(re.search(rb"'\|?O\d*'", head[10 : 12 + min(size, HEAD)]))
 
 
 def _npz_objects(asset: AssetFile, members: list[zipfile.ZipInfo]) -> str | None:

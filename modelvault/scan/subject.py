@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelvault.errors import ModelError
-from modelvault.onnxfile.checking import is_external
+from modelvault.onnxfile.checking import is_external, undecodable
 from modelvault.onnxfile.tensors import TensorReader
 from modelvault.scan.finding import plain
 from modelvault.scan.folding import Folded, fold
@@ -43,6 +43,8 @@ class Subject:
             self._walk()
 
     def _walk(self) -> None:
+        if field_ := undecodable(self.model):
+            raise ModelError(f"{self.path}: text that is not UTF-8 in a field {field_}")
         waiting = [Scope(place="graph", body=self.model.graph, parent=None, depth=0)]
         for number, training in enumerate(self.model.training_info):
             for kind in ("initialization", "algorithm"):
