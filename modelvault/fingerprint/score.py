@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelvault.fingerprint.code import Biases, code_word
-from modelvault.fingerprint.collusion import HYPOTHESES, LEARNED, Hypothesis, Slots, Table, learn
+from modelvault.fingerprint.collusion import HYPOTHESES, LEARNED, Hypothesis, Slots, Table
 
 BLOCK = 4096  # recipients scored at a time
 KEPT, BEHIND = 12, 12.0  # of the bank: hypotheses used, at most; nats that the last may be less likely
@@ -50,7 +50,7 @@ def weigh(levels: Table, thresholds: Biases) -> Evidence:
     fits = np.array([slots.fit(h) for h in HYPOTHESES])
     best = [n for n in np.argsort(-fits, kind="stable")[:KEPT] if fits[n] >= fits.max() - BEHIND]
     likely = np.exp(fits[best] - fits.max())
-    chosen = [*(HYPOTHESES[n] for n in best), *(learn(slots, size) for size in LEARNED)]
+    chosen = [*(HYPOTHESES[n] for n in best), *(slots.learn(size) for size in LEARNED)]
     shares = np.full(len(chosen), 0.5 / len(chosen))
     shares[: len(best)] += likely / likely.sum() / 2
     pairs = [slots.ratios(h) for h in chosen]
