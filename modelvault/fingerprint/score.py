@@ -19,6 +19,7 @@ import numpy.typing as npt
 from modelvault.fingerprint.code import Biases, code_word
 from modelvault.fingerprint.collusion import HYPOTHESES, LEARNED, Hypothesis, Slots, Table
 
+LEAST_LOG10_P = -256 * math.log10(2)
 BLOCK = 4096  # recipients scored at a time
 KEPT, BEHIND = 12, 12.0  # of the bank: hypotheses used, at most; nats that the last may be less likely
 
@@ -86,5 +87,8 @@ def mean(ratios: Table, shares: Table) -> Table:
 
 
 def log10_p(value: float, trials: int) -> float:
-    """log10 of the bound that an innocent scores so high, over all ``trials`` recipients and files; at most 0."""
-    return min(0.0, (math.log(trials) - value) / math.log(10))
+    """log10 of the bound that an innocent scores so high, over all ``trials`` recipients and files; at most 0.
+
+    Never below 2^-256, the chance to guess the owner's secret.
+    """
+    return min(0.0, max(LEAST_LOG10_P, (math.log(trials) - value) / math.log(10)))

@@ -206,8 +206,8 @@ def halves(source: Path, output: Path) -> Path:
     return structure.split(source, output, names)
 
 
-def attacks(subject: Subject) -> dict[str, Attack]:
-    """Every attack, by name."""
+def attacks(feeds: list[dict[str, Any]]) -> dict[str, Attack]:
+    """Every attack, by name. ``feeds``: what activations are calibrated on."""
     noise3 = changed(damage.noise(0.03))
     return {
         "none": lambda source, _: source,
@@ -215,7 +215,7 @@ def attacks(subject: Subject) -> dict[str, Attack]:
         "bf16": changed(damage.bf16),
         "int8, dynamic": quantise.dynamic_int8,
         "int8, dynamic, per channel": lambda s, d: quantise.dynamic_int8(s, d, per_channel=True),
-        "int8, static QDQ": lambda s, d: quantise.static_qdq(s, d, subject.feeds),
+        "int8, static QDQ": lambda s, d: quantise.static_qdq(s, d, feeds),
         "int4, blocks of 32 (MatMulNBits)": quantise.int4,
         "int4, blocks of 128 (MatMulNBits)": lambda s, d: quantise.int4(s, d, block=128),
         "prune 50 %": changed(damage.prune(0.5)),
@@ -268,7 +268,7 @@ def strike(subject: Subject, attack: Attack, work: Path) -> Row | str:
 
 
 def attack_table(subjects: list[Subject], work: Path) -> str:
-    names = list(attacks(subjects[0]))
+    names = list(attacks([]))
     lines = ["## Attacks\n"]
     lines.append("Informed score, whether the payload could not be read; blind score; cosine of the attacked model's")
     lines.append("outputs with the original's (- where it no longer runs). n/a: the model has nothing of the kind.\n")
@@ -278,7 +278,7 @@ def attack_table(subjects: list[Subject], work: Path) -> str:
     for name in names:
         cells = []
         for subject in subjects:
-            row = strike(subject, attacks(subject)[name], work)
+            row = strike(subject, attacks(subject.feeds)[name], work)
             cells.append(row if isinstance(row, str) else row.cell())
             if not isinstance(row, str):
                 least = min(least, row.z)
@@ -428,7 +428,7 @@ def speed(work: Path, subject: Subject) -> str:
     informed_wall = time.perf_counter() - wall
     aligned = [f"| as it is | {_verified_in(subject, subject.marked):.1f} |"]
     for name in ("renamed and reordered", "query, key, value fused", "hidden units shuffled"):
-        suspect = attacks(subject)[name](subject.marked, work / "aligned.onnx")
+        suspect = attacks(subject.feeds)[name](subject.marked, work / "aligned.onnx")
         aligned.append(f"| {name} | {_verified_in(subject, suspect):.1f} |")
     scrambled = structure.scramble(subject.marked, work / "aligned.onnx")
     aligned.append(f"| every matrix permuted, rescaled, flipped | {_verified_in(subject, scrambled):.1f} |")
