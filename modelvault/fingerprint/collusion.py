@@ -102,67 +102,66 @@ def binomial(count: int, p: Table) -> Table:
 
 @dataclass(frozen=True, slots=True)
 class Slots:
-    """The slots that a suspect has. ``levels`` (n,), in units of noise; ``which`` (n,): of ``biases`` (b,)."""
+    """The slots that a suspect has. ``levels`` (n,), in units of noise; ``which`` (n,): of ``biases`` (b,).
+
+    ``counts`` (b, BINS): a histogram of the levels by bias, over ``centres`` (BINS,).
+    """
 
     levels: Table
     biases: Table
     which: npt.NDArray[np.intp]
-    amounts: Table
+    centres: Table
+    counts: Table
+    power: float
 
     @classmethod
     def of(cls, levels: Table, thresholds: Biases) -> "Slots":
-        kinds, which, counts = np.unique(thresholds, return_inverse=True, return_counts=True)
-        return cls(levels, kinds / ONE, which, counts / max(len(levels), 1))
-
-    @property
-    def power(self) -> float:
-        return float(np.mean(self.levels**2)) if len(self.levels) else 1.0
+        kinds, which = np.unique(thresholds, return_inverse=True)
+        power = float(np.mean(levels**2)) if len(levels) else 1.0
+        edges = np.linspace(-REACH, REACH, BINS + 1) * math.sqrt(power)
+        place = np.clip(np.searchsorted(edges, levels) - 1, 0, BINS - 1)
+        counts = np.bincount(which * BINS + place, minlength=len(kinds) * BINS).reshape(-1, BINS)
+        return cls(levels, kinds / ONE, which, (edges[1:] + edges[:-1]) / 2, counts.astype(np.float64), power)
 
     def fit(self, h: Hypothesis) -> float:
         """Log-likelihood of all levels, but for a constant."""
-        return float(np.log(self._density(h, binomial(h.size, self.biases) @ h.chances)).sum())
+        chances = binomial(h.size, self.biases) @ h.chances
+        density = (1 - DOUBT) * chances @ self._seen(self.centres, h).T + DOUBT * _normal(self.centres, self.power + 1)
+        return float((self.counts * np.log(density)).sum())
 
     def ratios(self, h: Hypothesis) -> tuple[Table, Table]:
         """log P(level | bit) / P(level) for bit 1 and bit 0: (n,) each."""
-        others = binomial(h.size - 1, self.biases)
-        one, zero = (self._density(h, others @ chances) for chances in (h.chances[1:], h.chances[:-1]))
+        others, seen = binomial(h.size - 1, self.biases), self._seen(self.levels, h)
+        anything = DOUBT * _normal(self.levels, self.power + 1)
+        one, zero = (
+            (1 - DOUBT) * np.einsum("nl,nl->n", seen, (others @ chances)[self.which]) + anything
+            for chances in (h.chances[1:], h.chances[:-1])
+        )
         p = self.biases[self.which]
         either = p * one + (1 - p) * zero
         return np.log(one / either), np.log(zero / either)
 
-    def _density(self, h: Hypothesis, chances: Table) -> Table:
-        """Of each slot's level; ``chances`` (b, l)."""
-        amplitude = self.amplitude(h)
-        seen = _normal(self.levels[:, None] - amplitude * h.levels, 1 + (SPREAD * amplitude) ** 2)
-        found: Table = (1 - DOUBT) * np.einsum("nl,nl->n", seen, chances[self.which])
-        return found + DOUBT * _normal(self.levels, self.power + 1)
+    def learn(self, size: int) -> Hypothesis:
+        """The strategy of ``size`` colluders that explains the histogram best, by expectation and maximisation."""
+        among, ends = binomial(size, self.biases), np.eye(len(GRID))[[0, -1]]
+        chances = np.full((size + 1, len(GRID)), 1 / len(GRID))
+        chances[[0, -1]] = ends
+        found = Hypothesis("learned", size, GRID, chances)
+        for _ in range(STEPS):
+            seen = self._seen(self.centres, found)
+            parts = self.counts / np.maximum(among @ found.chances @ seen.T, 1e-300)
+            weights = found.chances * (among.T @ (parts @ seen))
+            weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-300)
+            weights[[0, -1]] = ends
+            found = Hypothesis("learned", size, GRID, weights)
+        return found
 
-    def amplitude(self, h: Hypothesis) -> float:
-        """What the levels' power says of it: the noise's is 1."""
-        square = float(self.amounts @ binomial(h.size, self.biases) @ h.chances @ h.levels**2)
-        return math.sqrt(max(self.power - 1, 1e-6) / max(square, 1e-6))
-
-
-def learn(slots: Slots, size: int) -> Hypothesis:
-    """The strategy of ``size`` colluders that explains the levels best, from a histogram of them, by EM."""
-    width = REACH * math.sqrt(slots.power)
-    edges = np.linspace(-width, width, BINS + 1)
-    place = np.clip(np.searchsorted(edges, slots.levels) - 1, 0, BINS - 1)
-    counts = np.bincount(slots.which * BINS + place, minlength=len(slots.biases) * BINS).reshape(-1, BINS)
-    centres, among = (edges[1:] + edges[:-1]) / 2, binomial(size, slots.biases)
-    chances = np.full((size + 1, len(GRID)), 1 / len(GRID))
-    chances[0], chances[-1] = np.eye(len(GRID))[0], np.eye(len(GRID))[-1]
-    found = Hypothesis("learned", size, GRID, chances)
-    for _ in range(STEPS):
-        amplitude = slots.amplitude(found)
-        seen = _normal(centres[:, None] - amplitude * GRID, 1 + (SPREAD * amplitude) ** 2)
-        mixed = among @ found.chances
-        parts = counts / np.maximum(mixed @ seen.T, 1e-300)
-        weights = found.chances * (among.T @ (parts @ seen))
-        weights[1:-1] /= np.maximum(weights[1:-1].sum(axis=1, keepdims=True), 1e-300)
-        weights[0], weights[-1] = chances[0], chances[-1]
-        found = Hypothesis("learned", size, GRID, weights)
-    return found
+    def _seen(self, levels: Table, h: Hypothesis) -> Table:
+        """Density of each level at each of the hypothesis's: (n, l). The amplitude is what the levels' power says."""
+        amounts = self.counts.sum(axis=1) / max(self.counts.sum(), 1)
+        square = float(amounts @ binomial(h.size, self.biases) @ h.chances @ h.levels**2)
+        amplitude = math.sqrt(max(self.power - 1, 1e-6) / max(square, 1e-6))
+        return _normal(levels[:, None] - amplitude * h.levels, 1 + (SPREAD * amplitude) ** 2)
 
 
 def _normal(x: Table, variance: float) -> Table:

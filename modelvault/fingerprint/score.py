@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from modelvault.fingerprint.code import Biases, code_word
-from modelvault.fingerprint.collusion import HYPOTHESES, LEARNED, Hypothesis, Slots, Table, learn
+from modelvault.fingerprint.collusion import HYPOTHESES, LEARNED, Hypothesis, Slots, Table
 
+LEAST_LOG10_P = -256 * math.log10(2)
 BLOCK = 4096  # recipients scored at a time
 KEPT, BEHIND = 12, 12.0  # of the bank: hypotheses used, at most; nats that the last may be less likely
 
@@ -50,7 +51,7 @@ def weigh(levels: Table, thresholds: Biases) -> Evidence:
     fits = np.array([slots.fit(h) for h in HYPOTHESES])
     best = [n for n in np.argsort(-fits, kind="stable")[:KEPT] if fits[n] >= fits.max() - BEHIND]
     likely = np.exp(fits[best] - fits.max())
-    chosen = [*(HYPOTHESES[n] for n in best), *(learn(slots, size) for size in LEARNED)]
+    chosen = [*(HYPOTHESES[n] for n in best), *(slots.learn(size) for size in LEARNED)]
     shares = np.full(len(chosen), 0.5 / len(chosen))
     shares[: len(best)] += likely / likely.sum() / 2
     pairs = [slots.ratios(h) for h in chosen]
@@ -86,5 +87,8 @@ def mean(ratios: Table, shares: Table) -> Table:
 
 
 def log10_p(value: float, trials: int) -> float:
-    """log10 of the bound that an innocent scores so high, over all ``trials`` recipients and files; at most 0."""
-    return min(0.0, (math.log(trials) - value) / math.log(10))
+    """log10 of the bound that an innocent scores so high, over all ``trials`` recipients and files; at most 0.
+
+    Never below 2^-256, the chance to guess the owner's secret.
+    """
+    return min(0.0, max(LEAST_LOG10_P, (math.log(trials) - value) / math.log(10)))
