@@ -246,7 +246,11 @@ def test_other_ways_to_name_a_key(token: Token) -> None:
         identity = "".join(f"%{byte:02x}" for byte in key.id)
     module = f"?module-path={token.module}"
     serial = found.serial.decode() if isinstance(found.serial, bytes) else found.serial
-    for path in (f"serial={serial.strip()};object=p256", f"token=vault;id={identity}", f"token=vault;object=p256;id={identity}"):
+    for path in (
+        f"serial={serial.strip()};object=p256",
+        f"token=vault;id={identity}",
+        f"token=vault;object=p256;id={identity}",
+    ):
         assert store.load_publisher_public(f"pkcs11:{path}{module}", no_pin) == named
     with pytest.raises(KeyUnavailable, match="wants a PIN, and none was given"):
         store.load_publisher(token.uri("p256")).sign(b"m")
