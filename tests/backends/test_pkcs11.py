@@ -262,17 +262,3 @@ def test_a_curve_of_another_kind(token: Token) -> None:
     subprocess.run(command, check=True, capture_output=True)
     with pytest.raises(FormatError, match="expected an EC P-256, EC P-384 or Ed25519 key"):
         store.load_publisher(token.uri("p521"), pin)
-
-
-def test_a_locked_pin_is_not_tried(token: Token, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SoftHSM never locks; the flag of a token that does is enough."""
-    from types import SimpleNamespace
-
-    from pkcs11 import TokenFlag
-
-    from modelvault.keys.pkcs11 import TokenKey
-
-    key = store.load_publisher(token.uri("p256"), no_pin)
-    monkeypatch.setattr(TokenKey, "_token", lambda _: SimpleNamespace(flags=TokenFlag.USER_PIN_LOCKED))
-    with pytest.raises(KeyUnavailable, match="the PIN is locked"):
-        key.sign(b"m")

@@ -15,7 +15,10 @@ AEAD_LIMIT = 2**31 - 1
 
 
 def prepare(model: Path, folder: Path, **settings: Any) -> Path:
-    """Seal ``model``, with sealing's ``settings``, and write it plain: weights inside (below protobuf's limit), outside, and AES-GCM encrypted."""
+    """Seal ``model``, with sealing's ``settings``, and write it plain.
+
+    With weights inside (below protobuf's limit), outside, and AES-GCM encrypted.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     publisher, customer, own, host = (
         PublisherKey.generate(),
