@@ -170,6 +170,8 @@ FINDINGS = {
     "onnx_model/not-utf-8": external().replace(b"length", b"l\xe5ngth"),
     "private_keys/scrypt": scrypt_bomb(),
     "key_references/line-feed": b"https:\n/v0",
+    "key_references/long": b"x" * 300 + b"/y",
+    "key_references/long-name": b"x" * 300,
 }
 
 
