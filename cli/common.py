@@ -100,6 +100,11 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None
         click.echo("  ".join([*cells, last]).rstrip())
 
 
+def allowed_line(rules: Sequence[str]) -> str:
+    """What a sealed model's statement says of the scan."""
+    return f"errors allowed by the publisher: {', '.join(rules)}" if rules else "no allowed errors on record"
+
+
 def bytes_in(place: str | Path) -> int:
     """How much work a local sealed file is; nothing is known of a URL before it is asked."""
     return place.stat().st_size if isinstance(place, Path) and place.is_file() else 0

@@ -28,6 +28,7 @@ COMMANDS = {
     "rewrap": "Move grants from a recipient's old key to its new one.",
     "run": "Load a sealed model and run it once.",
     "sbom": "Print a CycloneDX bill of materials.",
+    "scan": "Assess a model before it is sealed, shipped or run.",
     "seal": "Encrypt and sign an ONNX model.",
     "sign": "Add a signature to a sealed model or a hand-over.",
     "sign-model": "Sign a plain model folder (OpenSSF Model Signing).",

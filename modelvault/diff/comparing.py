@@ -51,7 +51,8 @@ def _compared(mine: Side, theirs: Side, align: bool, progress: Progress | None) 
         places = weight_mates(mine.graph, theirs.graph, graph.pairs)
     pairing = Pairing(mine, theirs, places)
     pairing.run()
-    tensors = [_compare(mine, theirs, pair, places, progress) for pair in sorted(pairing.pairs, key=lambda p: p.a)]
+    sure = places if graph is not None and (graph.same_structure or graph.same_skeleton) else {}
+    tensors = [_compare(mine, theirs, pair, sure, progress) for pair in sorted(pairing.pairs, key=lambda p: p.a)]
     if align:
         tensors = _align(mine, theirs, pairing, tensors)
     removed = tuple(mine.tensors[i] for i in pairing.left_a)

@@ -12,7 +12,7 @@ from modelvault.onnxfile.structure import Node, Ref, Structure
 
 PRECISION = frozenset({"Cast", "CastLike", "DequantizeLinear", "DynamicQuantizeLinear", "Identity", "QuantizeLinear"})
 WIRING = ("INT64", "BOOL", "STRING")  # shapes, axes and tables: a part of the graph rather than weights
-IN_ORDER = 2**20  # pairs of nodes beyond which order alone matches what hashes did not
+IN_ORDER = 2**18  # pairs of nodes beyond which order alone matches what hashes did not
 
 Fact = tuple[str, str, str]
 """What it is, in A, in B; "" where it is missing."""
@@ -46,7 +46,7 @@ def compare_graphs(a: Side, b: Side) -> GraphDiff | None:
     if a.graph is None or b.graph is None:
         return None
     values = (*_values("input", a.graph.inputs, b.graph.inputs), *_values("output", a.graph.outputs, b.graph.outputs))
-    pairs, removed, added = _match(a.graph, b.graph, _shapes(a), _shapes(b))
+    pairs, removed, added = _match(a, b, a.graph, b.graph)
     x, y = a.graph.nodes, b.graph.nodes
     mates = dict(pairs)
     return GraphDiff(
@@ -146,11 +146,11 @@ def _backward(graph: Structure) -> list[str]:
 
 
 def _match(
-    a: Structure, b: Structure, weights_a: Sequence[str], weights_b: Sequence[str]
+    a_side: Side, b_side: Side, a: Structure, b: Structure
 ) -> tuple[tuple[tuple[int, int], ...], tuple[int, ...], tuple[int, ...]]:
     """(pairs, numbers left in A, numbers left in B)."""
-    ahead = _forward(a, weights_a), _forward(b, weights_b)
-    back = _backward(a), _backward(b)
+    ahead = _forward(a, _shapes(a_side)), _forward(b, _shapes(b_side))
+    back, held = (_backward(a), _backward(b)), (_held(a_side, a), _held(b_side, b))
     left_a, left_b = list(range(len(a.nodes))), list(range(len(b.nodes)))
     pairs: list[tuple[int, int]] = []
 
@@ -162,6 +162,7 @@ def _match(
 
     for key_a, key_b in (
         (lambda i: (ahead[0][i], back[0][i]), lambda j: (ahead[1][j], back[1][j])),
+        (lambda i: held[0][i] or ("A", i), lambda j: held[1][j] or ("B", j)),
         (lambda i: ahead[0][i], lambda j: ahead[1][j]),
         (lambda i: back[0][i], lambda j: back[1][j]),
     ):
@@ -170,6 +171,16 @@ def _match(
         keys = [words(a.nodes[i]) for i in left_a], [words(b.nodes[j]) for j in left_b]
         take(_in_order(left_a, left_b, *keys))
     return tuple(sorted(pairs)), tuple(left_a), tuple(left_b)
+
+
+def _held(side: Side, graph: Structure) -> list[tuple[Hashable, ...]]:
+    """For each node its operator and the content of the weights that it takes; empty where that tells nothing."""
+    found: list[tuple[Hashable, ...]] = []
+    for node in graph.nodes:
+        contents = [side.contents[int(r[1])] for r in node.inputs if r[0] == "weight"]
+        digests = [c.digest for c in contents if c.distinct]
+        found.append((node.op, *digests) if digests else ())
+    return found
 
 
 def _by_key(

@@ -12,7 +12,7 @@ import numpy as np
 from modelvault import _files
 from modelvault.onnxfile import OpenModel
 from modelvault.onnxfile.lean import open_lean
-from modelvault.onnxfile.structure import Structure, structure
+from modelvault.onnxfile.structure import Structure, structure, utf8
 from modelvault.onnxfile.tensors import elements
 from modelvault.tensorfile import StoredTensor, read_tensors
 from modelvault.watermark.suspects import SuspectTensor, onnx_tensors, stored_tensors
@@ -77,7 +77,7 @@ def _side(
 def _weights(model: OpenModel) -> Iterator[StoredTensor]:
     for w in model.weights:
         read = partial(model.read, w)
-        yield StoredTensor(name=w.name, dtype=w.dtype, shape=w.shape, size=w.size, read=read)
+        yield StoredTensor(name=utf8(w.name), dtype=w.dtype, shape=w.shape, size=w.size, read=read)
 
 
 def _content(tensor: StoredTensor, progress: Progress | None) -> Content:

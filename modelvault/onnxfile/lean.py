@@ -35,7 +35,7 @@ _WAYS: Mapping[str, Mapping[int, str]] = {
 
 def open_lean(path: str | os.PathLike[str]) -> OpenModel:
     """The model as :class:`OpenModel` gives it. Raises ModelError, FileError."""
-    graph = _lean_graph(Path(path))
+    graph = lean_file(Path(path))
     return OpenModel(path, graph=graph, region=_FileRegion(Path(path))) if graph else OpenModel(path)
 
 
@@ -55,16 +55,26 @@ class _FileRegion:
             return file.read(place.stop - place.start)
 
 
-def _lean_graph(path: Path) -> bytes | None:
+def lean_file(path: Path) -> bytes | None:
+    """The lean graph of a file; None for one that is unusual. Raises FileError."""
     with _files.failures(path), open(_files.open_regular(path), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_MODEL:
             raise FileError(f"{path}: larger than the limit of {MAX_MODEL} bytes")
-        pieces: list[bytes] = []
-        try:
-            _rewrite(file, "model", size, pieces, 0)
-        except _Unusual:
-            return None
+        return lean_graph(file, size)
+
+
+def lean_graph(file: BinaryIO, size: int) -> bytes | None:
+    """The model in ``size`` bytes, its large raw data replaced by external data at its place in ``file``.
+
+    A reference in the result is always such a place: None for a model that has external data of its own, and for
+    whatever else is unusual. Raises OSError.
+    """
+    pieces: list[bytes] = []
+    try:
+        _rewrite(file, "model", size, pieces, 0)
+    except _Unusual:
+        return None
     return b"".join(pieces)
 
 

@@ -62,7 +62,7 @@ def structure(model: OpenModel) -> Structure:
     results = walker.graph(proto.graph, scope, 0, "")
     return Structure(
         facts=_facts(proto),
-        opsets={o.domain or "ai.onnx": o.version for o in proto.opset_import},
+        opsets={utf8(o.domain) or "ai.onnx": o.version for o in proto.opset_import},
         inputs=tuple(describe(v) for v in proto.graph.input),
         outputs=tuple(describe(v) for v in proto.graph.output),
         nodes=tuple(walker.nodes),
@@ -71,23 +71,30 @@ def structure(model: OpenModel) -> Structure:
 
 
 def _facts(proto: ModelProto) -> dict[str, str]:
-    facts = {
+    facts: dict[str, str] = {
         "ir_version": str(proto.ir_version),
         "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
-        "domain": proto.domain,
+        "domain": utf8(proto.domain),
         "model_version": str(proto.model_version) if proto.model_version else "",
-        "doc_string": _short(proto.doc_string.encode()),
-        "graph": proto.graph.name,
+        "doc_string": _short(utf8(proto.doc_string).encode()),
+        "graph": utf8(proto.graph.name),
         "training graphs": str(len(proto.training_info) or ""),
     }
-    facts |= {f"opset {o.domain or 'ai.onnx'}": str(o.version) for o in proto.opset_import}
-    facts |= {f"metadata {e.key[:SHOWN]}": _short(e.value.encode()) for e in proto.metadata_props}
+    facts |= {f"opset {utf8(o.domain) or 'ai.onnx'}": str(o.version) for o in proto.opset_import}
+    facts |= {f"metadata {utf8(e.key)[:SHOWN]}": _short(utf8(e.value).encode()) for e in proto.metadata_props}
     facts |= {f"function {_op(f.domain, f.name)}": f"{len(f.node)} nodes" for f in proto.functions}
     return {k: v for k, v in facts.items() if v}
 
 
 def _op(domain: str, kind: str) -> str:
-    return kind if domain in ("", "ai.onnx") else f"{domain}::{kind}"
+    return utf8(kind) if domain in ("", "ai.onnx") else f"{utf8(domain)}::{utf8(kind)}"
+
+
+def utf8(text: str | bytes) -> str:
+    """Protobuf gives text that is not UTF-8 as bytes; ModelError then."""
+    if isinstance(text, bytes):
+        raise ModelError(f"a name in the graph is not UTF-8: {text[:60]!a}")
+    return text
 
 
 @dataclass(slots=True)
@@ -128,7 +135,7 @@ class _Walker:
         attribute = node.attribute[0]
         if attribute.HasField("t"):
             return self._tensor(attribute.t)
-        return None if attribute.ref_attr_name else ("data", _text(attribute))
+        return None if attribute.ref_attr_name else ("data", f"{utf8(attribute.name)} {_text(attribute)}")
 
     def _tensor(self, tensor: TensorProto) -> Ref:
         number = self.model.number(tensor)
@@ -146,17 +153,17 @@ class _Walker:
         while inputs and inputs[-1] == NONE:
             inputs.pop()
         attributes = []
-        for attribute in sorted(node.attribute, key=lambda a: a.name):
+        for attribute in sorted(node.attribute, key=lambda a: utf8(a.name)):
             refs = list(self._inner(attribute, scope, depth, f"{within}/{op}.{attribute.name}".lstrip("/")))
             inputs += refs
             attributes.append((attribute.name, f"({len(refs)})" if refs else _text(attribute)))
         inputs += self._function(op)
         return Node(
             op=op,
-            name=node.name,
+            name=utf8(node.name),
             attributes=tuple(attributes),
             inputs=tuple(inputs),
-            outputs=tuple(node.output),
+            outputs=tuple(map(utf8, node.output)),
             within=within,
         )
 
@@ -189,7 +196,7 @@ class _Walker:
 
 
 def _find(scope: ChainMap[str, Ref], name: str) -> Ref:
-    return scope.get(name, ("unknown", name)) if name else NONE
+    return scope.get(name, ("unknown", utf8(name))) if name else NONE
 
 
 def _data(message: Any) -> Ref:
@@ -197,9 +204,9 @@ def _data(message: Any) -> Ref:
 
 
 def _text(attribute: AttributeProto) -> str:
-    """An attribute's value; long ones are cut and end in a digest."""
+    """An attribute's value, so that no two differ in value or type alone; long ones are cut and end in a digest."""
     if attribute.ref_attr_name:
-        return f"of the function: {attribute.ref_attr_name}"
+        return f"of the function: {utf8(attribute.ref_attr_name)}"
     kind = _LISTS.get(attribute.type)
     if kind is None:
         copy = AttributeProto()
@@ -209,11 +216,11 @@ def _text(attribute: AttributeProto) -> str:
         return str(_data(copy)[1])
     value = getattr(attribute, kind)
     if isinstance(value, bytes):
-        return _short(value)
+        return f'"{_short(value)}"'
     if isinstance(value, int | float):
         return str(value)
     if kind == "strings":
-        return _short(b", ".join(len(v).to_bytes(4) + v if len(value) > 1 else v for v in value))
+        return _short(str(list(value)).encode())
     return _short(f"[{', '.join(map(str, value))}]".encode())
 
 

@@ -130,7 +130,7 @@ def strip(model: ModelProto) -> None:
         _clear_notes(node)
         for attribute in node.attribute:
             attribute.ClearField("doc_string")
-    for tensor in other_tensors(model):
+    for tensor in [*other_tensors(model), *(attribute.t for _, attribute in constants(model.graph))]:
         _clear_notes(tensor)
 
 

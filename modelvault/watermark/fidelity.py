@@ -20,7 +20,7 @@ SEED = 20_240_601
 SIZES = (64, 48, 32, 96, 128, 224, 512)  # tried in turn for dimensions that the model leaves open
 MAX_INPUTS = 2**30
 TIE = 0.05  # of a row's largest size: two largest values closer than this are a tie, which any rounding may turn
-PROBES = 2
+PROBES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,18 +67,18 @@ class Bench:
             self._feeds, self._before = _random_runs(session)
 
     def drift(self, marked: Path | bytes, *, probe: bool = False) -> Drift:
-        """Run a variant; a probe takes the first PROBES inputs alone. ModelError where it does not run."""
+        """Run a variant; a probe takes PROBES of the inputs, evenly apart. ModelError where it does not run."""
         session = _session(marked)
-        count = min(PROBES, len(self._feeds)) if probe else len(self._feeds)
-        after = [_run(session, f) for f in self._feeds[:count]]
-        pairs = zip(_by_output(self._before[:count]), _by_output(after), strict=True)
+        taken = slice(None, None, max(1, len(self._feeds) // PROBES) if probe else 1)
+        after = [_run(session, f) for f in self._feeds[taken]]
+        pairs = zip(_by_output(self._before[taken]), _by_output(after), strict=True)
         found = [f for f in (_compare(b, a) for b, a in pairs) if f is not None]
         if not found:
             raise ModelError("no output is a float tensor, so drift cannot be measured: pass --no-check")
         cosine, agreement, flipped, decided, turned, largest, mean = zip(*found, strict=True)
         return Drift(
             inputs=self.described,
-            runs=count,
+            runs=len(after),
             cosine=min(cosine),
             agreement=min(agreement),
             flipped=max(flipped),

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelvault.errors import ModelError
+from modelvault.onnxfile.layout import Data, Edit
 from modelvault.watermark.carriers import FLOATS, STEPS, Float, Scale, Shape, tensor_digest, to_float
 from modelvault.watermark.pattern import SQRT2, Int8, ModelKey
 
@@ -19,27 +20,30 @@ class Marker:
     """Marks the tensors whose digests are in ``tensors``; its ``edit`` is what onnxfile passes each tensor through.
 
     ``strength``: the change of an element over its scale, in rms. ``changes`` gathers, by digest, each tensor's
-    relative change ||new - old|| / ||old||.
+    relative change ||new - old|| / ||old||. ``before``: another mark's edit, which comes first.
     """
 
     key: ModelKey
     strength: float
     payload: bytes
     tensors: frozenset[bytes]
+    before: Edit | None = None
     changes: dict[bytes, float] = field(default_factory=dict)
     _signs: Int8 = field(init=False)
 
     def __post_init__(self) -> None:
         self._signs = self.key.signs(self.payload)
 
-    def edit(self, dtype: str, shape: Shape, data: bytes) -> bytearray | None:
+    def edit(self, dtype: str, shape: Shape, data: bytes) -> Data | None:
         """The marked elements, or None for a tensor that is left as it is."""
+        base = self.before(dtype, shape, data) if self.before else None
         if dtype not in FLOATS and dtype not in STEPS and dtype != "BFLOAT16":
-            return None
+            return base
         digest = tensor_digest(dtype, shape, data)
         if digest not in self.tensors:
-            return None
-        marked, self.changes[digest] = (self._step if dtype in STEPS else self._add)(dtype, shape, data, digest)
+            return base
+        change = self._step if dtype in STEPS else self._add
+        marked, self.changes[digest] = change(dtype, shape, data if base is None else bytes(base), digest)
         return marked
 
     def check_complete(self, path: Path) -> None:

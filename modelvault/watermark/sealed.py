@@ -15,7 +15,7 @@ from modelvault.audit.standing import Standing
 from modelvault.audit.writing import Event
 from modelvault.commitment import Commitment
 from modelvault.container import MAGIC
-from modelvault.decryption import decrypt
+from modelvault.decryption import Decrypted, decrypt
 from modelvault.errors import AuditUnavailable, ModelVaultError
 from modelvault.filekey import FileKey, Identity
 from modelvault.onnxfile import OpenModel
@@ -53,6 +53,15 @@ def commitment_of(path: str | os.PathLike[str], trust: TrustPolicy) -> Commitmen
 def opened(
     path: str | os.PathLike[str], auditor: Auditor, progress: Progress | None = None, *, purpose: str = "watermark"
 ) -> Iterator[OpenModel]:
+    """:func:`decrypted`, as a model whose tensors can be read."""
+    with decrypted(path, auditor, progress, purpose=purpose) as model:
+        yield OpenModel(path, graph=bytes(model.graph.view), region=model.weights.view)
+
+
+@contextlib.contextmanager
+def decrypted(
+    path: str | os.PathLike[str], auditor: Auditor, progress: Progress | None = None, *, purpose: str = "watermark"
+) -> Iterator[Decrypted]:
     """The decrypted model while the context lasts; its memory is wiped afterwards.
 
     The audit log gets ``watermark.checked`` before anything is decrypted, or ``watermark.denied``; where another
@@ -79,7 +88,7 @@ def opened(
             auditor.log.append(f"{purpose}.denied", **record, reason=type(error).__name__, detail=str(error)[:500])
         raise
     try:
-        yield OpenModel(path, graph=bytes(model.graph.view), region=model.weights.view)
+        yield model
     finally:
         model.wipe()
 

@@ -19,6 +19,7 @@ from modelvault import samples
 from modelvault.cli.diff import DIFFERENT
 from modelvault.cli.main import main
 from modelvault.diff import compare
+from modelvault.diff.report import to_dict
 from modelvault.errors import ModelVaultError
 
 Run = Callable[..., tuple[str, str]]
@@ -160,6 +161,9 @@ def test_files_that_are_none(run: Run) -> None:
         assert name in err
 
 
+PLACES = st.integers(0, 400) | st.integers(0, 30_000)  # more of them where the structure is
+
+
 class Samples(dict[str, bytes]):
     """Whole files by name; a failing example need not print them."""
 
@@ -178,9 +182,11 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> Samples:
 
 
 @pytest.mark.parametrize("name", ["m.onnx", "w.npz", "w.safetensors"])
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
-    edits=st.lists(st.tuples(st.integers(0, 30_000), st.integers(0, 255)), min_size=1, max_size=4),
+    edits=st.lists(
+        st.tuples(st.integers(0, 400) | st.integers(0, 30_000), st.integers(0, 255)), min_size=1, max_size=4
+    ),
     cut=st.none() | st.integers(0, 20_000),
 )
 def test_damaged_files(
@@ -199,4 +205,5 @@ def test_damaged_files(
     except ModelVaultError as error:
         assert str(error)
     else:
+        assert json.dumps(to_dict(found), allow_nan=False)
         assert (found.verdict.word == "identical") == (bytes(content) == valid[name])

@@ -229,3 +229,23 @@ def test_raw_data_of_another_size_is_refused(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(ModelVaultError, match="its shape needs 133120"):
         compare(tmp_path / "m.onnx", tmp_path / "m.onnx")
+
+
+def test_nodes_are_known_by_their_weights(tmp_path: Path) -> None:
+    """The first of three products is gone and something follows the last: the other two are still themselves."""
+    tables = dict(zip("pqr", np.random.default_rng(0).standard_normal((3, 16, 16)).astype(np.float32), strict=True))
+
+    def save(name: str, held: str, last: str) -> Path:
+        nodes = [helper.make_node("MatMul", [f"{n}", w], [f"{n + 1}"]) for n, w in enumerate(held)]
+        nodes.append(helper.make_node(last, [f"{len(held)}"], ["y"]))
+        nodes[0].input[0] = "x"
+        x_in, y_out = ([helper.make_tensor_value_info(n, FLOAT, ["n", 16])] for n in "xy")
+        graph = helper.make_graph(nodes, "g", x_in, y_out, [numpy_helper.from_array(tables[n], n) for n in held])
+        onnx.save(helper.make_model(graph, ir_version=9), tmp_path / name)
+        return tmp_path / name
+
+    graph = compare(save("a.onnx", "pqr", "Abs"), save("b.onnx", "qr", "Relu")).graph
+    assert graph is not None
+    assert graph.pairs == ((1, 0), (2, 1))
+    assert graph.removed == (0, 3)
+    assert graph.added == (2,)

@@ -1,7 +1,5 @@
 """Every construction against a published vector or a second implementation, and the labels that keep uses apart."""
 
-import re
-
 import pytest
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import serialization
@@ -29,9 +27,7 @@ def test_labels_are_those_of_the_format() -> None:
 
 def test_hkdf_is_rfc_5869_s_first_case() -> None:
     key, salt, info = bytes([0x0B] * 22), bytes(range(13)), bytes(range(0xF0, 0xFA))
-    expected = (
-        "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865"
-    )
+    expected = "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865"
     assert primitives.hkdf(key, salt=salt, info=info, length=42).hex() == expected
     assert primitives.hkdf(key, salt=salt, info=info).hex() == expected[:64]
 
@@ -110,7 +106,7 @@ def test_hpke_by_an_ecdh_result_alone() -> None:
     assert primitives.hpke_open_p256(ecdh, point, b"", empty) == b""
     with pytest.raises(InvalidTag):
         primitives.hpke_open_p256(ecdh, point, b"other", wrapped)
-    with pytest.raises(ValueError, match=re.escape("ciphertext is too short")):
+    with pytest.raises(ValueError, match=r"^ciphertext is too short$"):
         primitives.hpke_open_p256(ecdh, point, b"", empty[:-1])
 
 
