@@ -4,7 +4,7 @@ import base64
 import binascii
 from collections.abc import Iterator
 
-from modelvault.errors import FormatError
+from modelvault.errors import FormatError, KeyUnavailable
 
 MAX_SCRYPT = 2**23  # N x r x p: 1 GiB of memory, eight times what this version writes
 MAX_ITERATIONS = 10_000_000
@@ -13,12 +13,15 @@ _INTEGER, _OBJECT, _SEQUENCE = 0x02, 0x06, 0x30
 
 
 def check_cost(block: bytes, source: str) -> None:
-    """FormatError for an ENCRYPTED PRIVATE KEY block whose derivation would take unreasonable time or memory."""
+    """FormatError for an ENCRYPTED PRIVATE KEY block whose derivation would take unreasonable time or memory.
+
+    KeyUnavailable where that cannot be read.
+    """
     try:
         der = base64.b64decode(b"".join(block.splitlines()[1:-1]), validate=True)
         found = list(_elements(_first(_first(der))))  # EncryptedPrivateKeyInfo, its AlgorithmIdentifier
     except (binascii.Error, IndexError, RecursionError):
-        raise FormatError(f"{source}: not a private key that this version reads") from None
+        raise KeyUnavailable(f"{source}: wrong passphrase, or a damaged file") from None
     numbers = [int.from_bytes(body, "big") for tag, body in found if tag == _INTEGER]
     if (_OBJECT, SCRYPT) in found:
         work, limit = _product(numbers[:3]), MAX_SCRYPT

@@ -27,6 +27,12 @@ def failures(path: str | os.PathLike[str]) -> Iterator[None]:
         raise FileError(f"{os.fspath(path)}: {reason(error)}") from None
 
 
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Whether something is there; FileError where that cannot be known: no permission, a name that is too long."""
+    with failures(path):
+        return Path(path).exists()
+
+
 def open_regular(path: str | os.PathLike[str], *, flags: int = 0, dir_fd: int | None = None) -> int:
     """Open for reading without ever blocking on a FIFO or device; returns a descriptor of a regular file."""
     if "\0" in os.fsdecode(path):  # no OSError to Python

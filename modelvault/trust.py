@@ -119,7 +119,7 @@ class TrustPolicy:
     def read(cls, path: str | Path) -> "TrustPolicy":
         """Read a policy file; UntrustedPublisher where there is none, FormatError where it is not understood."""
         path = Path(path)
-        if not path.exists():
+        if not _files.exists(path):
             raise UntrustedPublisher(f"no trust policy at {path}")
         fields = Fields(read_toml(path), str(path))
         fields.integer("version", low=1, high=1)
@@ -227,7 +227,7 @@ def add_publisher(
 
     The key files are copied to the folder ``trusted`` beside the policy. Raises FormatError, FileError.
     """
-    existing = TrustPolicy.read(policy) if policy.exists() else None
+    existing = TrustPolicy.read(policy) if _files.exists(policy) else None
     if existing and name in {p.name for p in existing.publishers}:
         raise FormatError(f"{policy}: publisher {name!r} is there already; edit its entry by hand")
     check_name(name, "name")
@@ -247,7 +247,7 @@ def require_revocations(
 
     Raises FormatError, FileError.
     """
-    if policy.exists() and TrustPolicy.read(policy).revocation is not None:
+    if _files.exists(policy) and TrustPolicy.read(policy).revocation is not None:
         raise FormatError(f"{policy}: asks for a revocation list already; edit its entry by hand")
     lines = ["", "[revocation]", f"list = {_quote(location)}"]
     lines += [f"max_age_hours = {max_age_hours}"] if max_age_hours is not None else []

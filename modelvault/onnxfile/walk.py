@@ -6,8 +6,9 @@ from typing import Any
 from google.protobuf.message import Message
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
+from modelvault.errors import ModelError
 from modelvault.onnxfile.layout import IOEntry
-from modelvault.onnxfile.tensors import dtype_name
+from modelvault.onnxfile.tensors import dtype_name, show
 
 
 def constants(graph: GraphProto) -> Iterator[tuple[NodeProto, AttributeProto]]:
@@ -139,9 +140,12 @@ def _clear_notes(item: Any) -> None:
     item.ClearField("metadata_props")
 
 
-def describe(value: ValueInfoProto) -> IOEntry:
-    """An input or output in plain words."""
-    kind, shape = _type(value.type)
+def describe(value: ValueInfoProto, source: str = "model") -> IOEntry:
+    """An input or output in plain words; ModelError where its elements are of no known type."""
+    try:
+        kind, shape = _type(value.type)
+    except ValueError:
+        raise ModelError(f"{source}: value {show(value.name)}: unknown element type") from None
     return IOEntry(name=value.name, dtype=kind, shape=shape)
 
 

@@ -47,6 +47,12 @@ def external() -> bytes:
     return bytes(found.SerializeToString())
 
 
+def untyped() -> bytes:
+    found = model()
+    found.graph.input[0].type.tensor_type.elem_type = 145_791
+    return bytes(found.SerializeToString())
+
+
 def npz() -> bytes:
     data = io.BytesIO()
     np.savez(data, w=np.arange(6, dtype=np.float32).reshape(2, 3))
@@ -143,6 +149,9 @@ def corpus() -> dict[str, bytes]:
         "graph/external": external(),
         "onnx_model/inline": model().SerializeToString(),
         "onnx_model/external": external(),
+        "scanned/inline": model().SerializeToString(),
+        "scanned/external": external(),
+        "compared/inline": model().SerializeToString(),
         "tensor_file/npz": npz(),
         "tensor_file/safetensors": safetensors(),
         "watermark_record/one": compact(MARK),
@@ -168,8 +177,11 @@ FINDINGS = {
     "time/year-0": b"0001-01-01T00:00:00+14:00",
     "grant_statement/line-feed": b'{"_type":"https://in-toto.io/Statement/v1","predicateType":"a\\nb"}',
     "onnx_model/not-utf-8": external().replace(b"length", b"l\xe5ngth"),
+    "onnx_model/element-type": untyped(),
     "private_keys/scrypt": scrypt_bomb(),
     "key_references/line-feed": b"https:\n/v0",
+    "key_references/long": b"x" * 300 + b"/y",
+    "key_references/long-name": b"x" * 300,
 }
 
 

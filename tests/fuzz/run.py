@@ -1,8 +1,8 @@
 """Fuzz with atheris: python tests/fuzz/run.py [TARGET ...] --seconds 40
 
 Without a target, one process a core fuzzes all of them together, the first byte of an input naming the target; with
-targets, each is fuzzed for so many seconds, one after another. What makes one fail is kept in the folder --artifacts. Add
-it to FINDINGS in make_corpus.py, so that tests/fuzz/test_fuzz.py tries it with every run of the suite, and mend the parser.
+targets, each is fuzzed for so many seconds, one after another. What makes one fail is kept in the folder --artifacts.
+Add it to FINDINGS in make_corpus.py, so that test_fuzz.py tries it with every run of the suite, and mend the parser.
 """
 
 import argparse
@@ -52,10 +52,8 @@ def start(target: str, seconds: int, artifacts: str) -> bool:
     environment = {**os.environ, "MODELVAULT_HOME": artifacts}
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, env=environment)
     runs = next((line.split()[1] for line in done.stderr.splitlines() if line.startswith("Done ")), "?")
-    print(
-        f"{target}: {f'{runs} inputs' if done.returncode == 0 else f'FAILED{os.linesep}{done.stderr[-4000:]}'}",
-        flush=True,
-    )
+    words = f"{runs} inputs" if done.returncode == 0 else f"FAILED\n{done.stderr[-4000:]}"
+    print(f"{target}: {words}", flush=True)
     return done.returncode == 0
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from modelvault import onnxfile, policy, remote, tensorfile, trust, trustupdates
+from modelvault import diff, onnxfile, policy, remote, scan, tensorfile, trust, trustupdates
 from modelvault._codec import Fields, b64decode, json_decode, parse_time
 from modelvault.audit import openings, proofs, tip
 from modelvault.audit.cosigned import read_cosigned
@@ -20,6 +20,7 @@ from modelvault.checkpoint import Checkpoint, Note
 from modelvault.commitment import Commitment
 from modelvault.container import MAX_ENVELOPE, PRELUDE, Header, Prelude
 from modelvault.cosignature import VerifierKey, cosigned_at
+from modelvault.diff.report import to_dict
 from modelvault.envelope import Envelope
 from modelvault.errors import ModelVaultError
 from modelvault.graphcheck import check_sealed_graph
@@ -335,6 +336,18 @@ def onnx_model(data: bytes) -> None:
         if weight.size <= 2**20:
             model.read(weight)
     onnxfile.split(path)
+
+
+@target
+def scanned(data: bytes) -> None:
+    scan.scan(file("m.onnx", data)).to_dict()
+
+
+@target
+def compared(data: bytes) -> None:
+    """Two models that differ in a byte."""
+    changed = data[:-1] + bytes([data[-1] ^ 1]) if data else data
+    to_dict(diff.compare(file("m.onnx", data), file("n.onnx", changed)))
 
 
 @target
