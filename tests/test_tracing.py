@@ -13,6 +13,7 @@ from test_fingerprint import network
 
 from modelvault.errors import FileError, FormatError, KeyUnavailable, ModelError
 from modelvault.fingerprint.code import biases, code_key, code_word
+from modelvault.fingerprint.collusion import Observed
 from modelvault.fingerprint.embed import copy_edit
 from modelvault.fingerprint.ownfile import recipient_secret
 from modelvault.fingerprint.planning import FingerprintPlan, make_plan
@@ -115,12 +116,17 @@ def test_innocents_stay_below_the_bound(world: World) -> None:
     key = code_key(SECRET.secret, layout.original)
     thresholds = biases(key, layout.slots, layout.coalition)
     words = [code_word(key, r, thresholds) for r in RECIPIENTS[:3]]
-    levels = 2.0 * (2 * np.mean(words, axis=0) - 1) + rng.standard_normal(layout.slots)
+    levels = noisy(2 * np.mean(words, axis=0) - 1, rng)
     scores = score(levels, thresholds, key, [f"innocent {n}" for n in range(20_000)]).values
     for p in (0.1, 0.01, 0.001):
         assert np.mean(scores >= -np.log(p)) <= p
     assert scores.max() < np.log(20_000 / 1e-6)
     assert score(levels, thresholds, key, RECIPIENTS[:3]).values.max() > np.log(20_000 / 1e-6)
+
+
+def noisy(levels: npt.NDArray[np.float64], rng: np.random.Generator) -> Observed:
+    """With as much noise as half the way from the base to a variant."""
+    return Observed(levels + 0.5 * rng.standard_normal(len(levels)), np.full(len(levels), 0.5))
 
 
 def _own_ways(words: npt.NDArray[np.uint8], rng: np.random.Generator) -> dict[str, npt.NDArray[np.float64]]:
@@ -138,7 +144,7 @@ def test_strategies_nobody_thought_of_are_learned(how: str) -> None:
     thresholds = biases(key, 2048, 5)
     guilty = [f"guilty {n}" for n in range(5)]
     words = np.stack([code_word(key, r, thresholds) for r in guilty])
-    levels = 2.0 * _own_ways(words, rng)[how] + rng.standard_normal(2048)
+    levels = noisy(_own_ways(words, rng)[how], rng)
     found = score(levels, thresholds, key, [*guilty, *(f"innocent {n}" for n in range(1000))]).values
     assert log10_p(float(found[:5].max()), 1005) < -6
     assert log10_p(float(found[5:].max()), 1005) > -1
@@ -147,7 +153,7 @@ def test_strategies_nobody_thought_of_are_learned(how: str) -> None:
 def test_every_ratio_has_mean_one(world: World) -> None:
     """Exactly, slot by slot: what the bound rests on."""
     thresholds = biases(bytes(32), 256, 4)
-    levels = np.random.default_rng(0).normal(0, 5, 256)
+    levels = Observed(np.random.default_rng(0).normal(0, 2, 256), np.full(256, 0.3))
     evidence = weigh(levels, thresholds)
     gains, p = evidence.gains.astype(np.float64), thresholds[:, None] / 65_536
     zeros = -np.log(p * np.exp(gains) + 1 - p)
@@ -158,7 +164,7 @@ def test_every_ratio_has_mean_one(world: World) -> None:
 
 def test_slots_that_say_nothing(world: World) -> None:
     thresholds = biases(bytes(32), 64, 3)
-    assert np.allclose(score(np.full(64, np.nan), thresholds, bytes(32), ["a"]).values, 0)
+    assert np.allclose(score(Observed(np.full(64, np.nan), np.ones(64)), thresholds, bytes(32), ["a"]).values, 0)
     assert log10_p(0.0, 1000) == 0
 
 

@@ -1,12 +1,14 @@
 """What colluders may have done with their copies, and how well that explains a suspect. No recipient's bits are here.
 
 A slot of which k of the colluders hold variant 1 shows a level between -1 (variant 0) and +1 (variant 1), times an
-amplitude, plus noise. Where all hold the same variant they cannot show another (Boneh and Shaw's marking assumption).
+amplitude that is the same in all slots, plus noise of its own. Where all hold the same variant they cannot show
+another (Boneh and Shaw's marking assumption).
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +20,21 @@ Table = npt.NDArray[np.float64]
 SIZES = (2, 3, 4, 5, 6, 8, 12)
 LEARNED = (3, 5, 8, 12)  # sizes of coalitions whose strategy is learned from the suspect
 GRID = np.linspace(-1, 1, 9)  # levels that a learned strategy may show
-STEPS = 60  # of expectation and maximisation
-BINS, REACH = 64, 1.7  # of the histogram that strategies are learned from; its half width over the levels' rms
+ROUNDS = 40  # of expectation and maximisation
+CLASSES, BINS, REACH = 6, 48, 2.2  # of a histogram by noise and level; its half width over the levels' rms
 SPREAD = 0.15  # of the amplitude: how much slots differ in theirs
 DOUBT = 0.02  # of slots that follow no hypothesis
+WEAKEST, STRONGEST = 0.05, 2.0  # amplitudes
 CAP = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What a suspect shows: ``levels`` (slots,), about -1 for variant 0 and +1 for variant 1, NaN for slots that are
+    not there; ``noise`` (slots,): the levels' deviation."""
+
+    levels: Table
+    noise: Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,69 +113,99 @@ def binomial(count: int, p: Table) -> Table:
 
 
 @dataclass(frozen=True, slots=True)
+class _Levels:
+    """Levels with the variance of their noise, (n,) or (kinds, n) each."""
+
+    values: Table
+    variance: Table
+
+    def seen(self, h: Hypothesis, amplitude: float) -> Table:
+        """Density of each level where the colluders put each of the hypothesis's: (..., l)."""
+        variance = (self.variance + (SPREAD * amplitude) ** 2)[..., None]
+        return _normal(self.values[..., None] - amplitude * h.levels, variance)
+
+    def anything(self, amplitude: float) -> Table:
+        """Density of each level in slots that follow no hypothesis: (...)."""
+        return DOUBT * _normal(self.values, self.variance + 4 * amplitude**2)
+
+
 class Slots:
-    """The slots that a suspect has. ``levels`` (n,), in units of noise; ``which`` (n,): of ``biases`` (b,).
+    """The slots that a suspect has, and a histogram of their levels by kind: one of CLASSES of noise, and the bias."""
 
-    ``counts`` (b, BINS): a histogram of the levels by bias, over ``centres`` (BINS,).
-    """
-
-    levels: Table
-    biases: Table
-    which: npt.NDArray[np.intp]
-    centres: Table
-    counts: Table
-    power: float
-
-    @classmethod
-    def of(cls, levels: Table, thresholds: Biases) -> "Slots":
-        kinds, which = np.unique(thresholds, return_inverse=True)
-        power = float(np.mean(levels**2)) if len(levels) else 1.0
-        edges = np.linspace(-REACH, REACH, BINS + 1) * math.sqrt(power)
-        place = np.clip(np.searchsorted(edges, levels) - 1, 0, BINS - 1)
-        counts = np.bincount(which * BINS + place, minlength=len(kinds) * BINS).reshape(-1, BINS)
-        return cls(levels, kinds / ONE, which, (edges[1:] + edges[:-1]) / 2, counts.astype(np.float64), power)
+    def __init__(self, observed: Observed, thresholds: Biases) -> None:
+        """At least one, and all of them there."""
+        levels, variance = observed.levels, observed.noise**2
+        biases, self._which = np.unique(thresholds, return_inverse=True)
+        self._biases = biases / ONE
+        self._amounts = np.bincount(self._which) / len(levels)
+        self._among = cache(lambda count: binomial(count, self._biases))
+        self._all = _Levels(levels, variance)
+        trust = 1 / (variance + 1) ** 2
+        self._power = float(trust @ (levels**2 - variance)) / float(trust.sum())
+        ranks = np.argsort(np.argsort(variance, kind="stable"), kind="stable")
+        classes = ranks * CLASSES // len(levels)
+        kind = classes * len(biases) + self._which
+        rms, mean = (_by_class(v, classes) for v in (levels**2, variance))
+        edges = np.linspace(-REACH, REACH, BINS + 1)
+        place = np.clip(np.searchsorted(edges, levels / np.sqrt(rms[classes])) - 1, 0, BINS - 1)
+        size = CLASSES * len(biases)
+        self._counts = np.bincount(kind * BINS + place, minlength=size * BINS).reshape(size, BINS).astype(np.float64)
+        centres = np.sqrt(rms)[:, None] * (edges[1:] + edges[:-1]) / 2
+        shape = (size, BINS)
+        self._bins = _Levels(
+            np.repeat(centres, len(biases), axis=0), np.broadcast_to(np.repeat(mean, len(biases))[:, None], shape)
+        )
 
     def fit(self, h: Hypothesis) -> float:
         """Log-likelihood of all levels, but for a constant."""
-        chances = binomial(h.size, self.biases) @ h.chances
-        density = (1 - DOUBT) * chances @ self._seen(self.centres, h).T + DOUBT * _normal(self.centres, self.power + 1)
-        return float((self.counts * np.log(density)).sum())
+        amplitude, chances = self._amplitude(h), self._by_kind(self._among(h.size) @ h.chances)
+        density = (1 - DOUBT) * np.einsum("kbl,kl->kb", self._bins.seen(h, amplitude), chances)
+        return float((self._counts * np.log(density + self._bins.anything(amplitude))).sum())
 
     def ratios(self, h: Hypothesis) -> tuple[Table, Table]:
         """log P(level | bit) / P(level) for bit 1 and bit 0: (n,) each."""
-        others, seen = binomial(h.size - 1, self.biases), self._seen(self.levels, h)
-        anything = DOUBT * _normal(self.levels, self.power + 1)
+        amplitude, others = self._amplitude(h), self._among(h.size - 1)
+        seen, anything = self._all.seen(h, amplitude), self._all.anything(amplitude)
         one, zero = (
-            (1 - DOUBT) * np.einsum("nl,nl->n", seen, (others @ chances)[self.which]) + anything
+            (1 - DOUBT) * np.einsum("nl,nl->n", seen, (others @ chances)[self._which]) + anything
             for chances in (h.chances[1:], h.chances[:-1])
         )
-        p = self.biases[self.which]
+        p = self._biases[self._which]
         either = p * one + (1 - p) * zero
         return np.log(one / either), np.log(zero / either)
 
     def learn(self, size: int) -> Hypothesis:
         """The strategy of ``size`` colluders that explains the histogram best, by expectation and maximisation."""
-        among, ends = binomial(size, self.biases), np.eye(len(GRID))[[0, -1]]
+        among, ends = self._among(size), np.eye(len(GRID))[[0, -1]]
         chances = np.full((size + 1, len(GRID)), 1 / len(GRID))
         chances[[0, -1]] = ends
         found = Hypothesis("learned", size, GRID, chances)
-        for _ in range(STEPS):
-            seen = self._seen(self.centres, found)
-            parts = self.counts / np.maximum(among @ found.chances @ seen.T, 1e-300)
-            weights = found.chances * (among.T @ (parts @ seen))
+        for _ in range(ROUNDS):
+            seen, mixed = self._bins.seen(found, self._amplitude(found)), self._by_kind(among @ found.chances)
+            parts = self._counts / np.maximum(np.einsum("kbl,kl->kb", seen, mixed), 1e-300)
+            shown = np.einsum("kb,kbl->kl", parts, seen).reshape(CLASSES, len(among), -1).sum(axis=0)
+            weights = found.chances * (among.T @ shown)
             weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-300)
             weights[[0, -1]] = ends
             found = Hypothesis("learned", size, GRID, weights)
         return found
 
-    def _seen(self, levels: Table, h: Hypothesis) -> Table:
-        """Density of each level at each of the hypothesis's: (n, l). The amplitude is what the levels' power says."""
-        amounts = self.counts.sum(axis=1) / max(self.counts.sum(), 1)
-        square = float(amounts @ binomial(h.size, self.biases) @ h.chances @ h.levels**2)
-        amplitude = math.sqrt(max(self.power - 1, 1e-6) / max(square, 1e-6))
-        return _normal(levels[:, None] - amplitude * h.levels, 1 + (SPREAD * amplitude) ** 2)
+    def _amplitude(self, h: Hypothesis) -> float:
+        """What the levels' power says of it."""
+        square = float(self._amounts @ self._among(h.size) @ h.chances @ h.levels**2)
+        return min(STRONGEST, max(WEAKEST, math.sqrt(max(self._power, 0) / max(square, 1e-6))))
+
+    def _by_kind(self, by_bias: Table) -> Table:
+        return np.tile(by_bias, (CLASSES, 1))
 
 
-def _normal(x: Table, variance: float) -> Table:
-    density: Table = np.exp(-np.minimum(x**2 / (2 * variance), CAP)) / math.sqrt(variance)
+def _by_class(values: Table, classes: npt.NDArray[np.intp]) -> Table:
+    """The mean of each class; 1 where it is empty or all zero."""
+    sums = np.bincount(classes, values, CLASSES)
+    means: Table = sums / np.maximum(np.bincount(classes, minlength=CLASSES), 1)
+    return np.where(means > 0, means, 1.0)
+
+
+def _normal(x: Table, variance: Table) -> Table:
+    density: Table = np.exp(-np.minimum(x**2 / (2 * variance), CAP)) / np.sqrt(variance)
     return density

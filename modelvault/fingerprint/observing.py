@@ -1,18 +1,18 @@
-"""What a suspect says of every slot: its correlation with the slot's pattern, in units of its noise."""
+"""What a suspect says of every slot: where between its two variants it lies, and how sure that is."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from modelvault.fingerprint.collusion import Table
-from modelvault.fingerprint.layout import Layout, SlotTensor
+from modelvault.fingerprint.collusion import Observed, Table
+from modelvault.fingerprint.layout import MILLION, Layout, SlotTensor
 from modelvault.fingerprint.slots import Patterns
-from modelvault.watermark.carriers import Float, scale_of
+from modelvault.watermark.carriers import STEPS, Float, scale_of
 
 CLIP = 4 * 1.4826  # medians of the absolute difference
 LEAST_ELEMENTS = 8
-LEAST_NOISE = 1e-12  # a copy that nobody touched has no noise at all
+LEAST_NOISE = 1e-6  # of a level: a copy that nobody touched has no noise at all
 
 
 class Observer:
@@ -21,7 +21,7 @@ class Observer:
     def __init__(self, layout: Layout, patterns: Patterns) -> None:
         self._layout = layout
         self._patterns = patterns
-        self._levels: dict[bytes, Table] = {}
+        self._measured: dict[bytes, Observed] = {}
 
     def add(self, tensor: SlotTensor, suspect: Float, base: Float) -> None:
         """``suspect`` and ``base``: a tensor's elements, flat, in the base's order. The suspect's zeros say nothing."""
@@ -30,13 +30,22 @@ class Observer:
         differences = np.stack([suspect[p] - base[p] for p in places])
         differences /= np.stack([np.maximum(scale.flat(p), 1e-12) for p in places])
         usable = np.stack([suspect[p] != 0 for p in places])
-        measured = measure(differences * usable, self._patterns.directions(tensor) * usable)
-        self._levels[tensor.digest] = measured.levels()
+        directions = self._patterns.directions(tensor) * np.float32(strength(tensor, self._layout))
+        self._measured[tensor.digest] = measure(differences * usable, directions * usable).observed()
 
-    def levels(self) -> Table:
-        """All slots in their order; NaN where the suspect has nothing."""
-        missing = {t.digest: np.full(len(t.starts), np.nan) for t in self._layout.tensors}
-        return np.concatenate([self._levels.get(t.digest, missing[t.digest]) for t in self._layout.tensors])
+    def observed(self) -> Observed:
+        """All slots in their order."""
+        parts = [self._measured.get(t.digest) or _nothing(len(t.starts)) for t in self._layout.tensors]
+        return Observed(np.concatenate([p.levels for p in parts]), np.concatenate([p.noise for p in parts]))
+
+
+def _nothing(slots: int) -> Observed:
+    return Observed(np.full(slots, np.nan), np.ones(slots))
+
+
+def strength(tensor: SlotTensor, layout: Layout) -> float:
+    """What variant 1 adds to an element, over its scale and the direction."""
+    return 1.0 if tensor.dtype in STEPS else layout.strength / MILLION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +60,12 @@ class Measured:
     rest: Table
     elements: npt.NDArray[np.intp]
 
-    def levels(self) -> Table:
-        """Along the directions, in units of the noise that the tensor's slots have; NaN for slots with too little."""
+    def observed(self) -> Observed:
+        """Levels, NaN for slots with too little of them, and their noise by what each slot has besides."""
         known = self.elements >= LEAST_ELEMENTS
-        noise = float(self.rest[known].sum()) / max(int(self.elements[known].sum()), 1)
-        unit = np.sqrt(max(noise, LEAST_NOISE) * self.energy)
-        return np.where(known, np.divide(self.along, unit, out=np.zeros_like(unit), where=known), np.nan)
+        energy, elements = np.where(known, self.energy, 1), np.maximum(self.elements, 1)
+        noise = np.sqrt(self.rest / elements / energy)
+        return Observed(np.where(known, self.along / energy, np.nan), np.maximum(noise, LEAST_NOISE))
 
 
 def measure(differences: Float, directions: Float) -> Measured:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelvault.fingerprint.code import Biases, code_word
-from modelvault.fingerprint.collusion import HYPOTHESES, LEARNED, Hypothesis, Slots, Table
+from modelvault.fingerprint.collusion import HYPOTHESES, LEARNED, Hypothesis, Observed, Slots, Table
 
 LEAST_LOG10_P = -256 * math.log10(2)
 BLOCK = 4096  # recipients scored at a time
@@ -41,13 +41,12 @@ class Evidence:
         return words.astype(np.float32, copy=False) @ self.gains + self.zeros
 
 
-def weigh(levels: Table, thresholds: Biases) -> Evidence:
-    """``levels``: each slot's correlation in units of its noise (NaN: nothing is known of it); (slots,).
-
-    Half of the shares goes to hypotheses of the bank by how well they explain the levels, half to all alike.
-    """
-    known = np.isfinite(levels)
-    slots = Slots.of(levels[known], thresholds[known])
+def weigh(observed: Observed, thresholds: Biases) -> Evidence:
+    """Half of the shares goes to hypotheses of the bank by how well they explain the levels, half to all alike."""
+    known = np.isfinite(observed.levels)
+    if not known.any():
+        return Evidence(HYPOTHESES[:1], np.ones(1), np.zeros((len(known), 1), np.float32), np.zeros(1))
+    slots = Slots(Observed(observed.levels[known], observed.noise[known]), thresholds[known])
     fits = np.array([slots.fit(h) for h in HYPOTHESES])
     best = [n for n in np.argsort(-fits, kind="stable")[:KEPT] if fits[n] >= fits.max() - BEHIND]
     likely = np.exp(fits[best] - fits.max())
@@ -55,7 +54,7 @@ def weigh(levels: Table, thresholds: Biases) -> Evidence:
     shares = np.full(len(chosen), 0.5 / len(chosen))
     shares[: len(best)] += likely / likely.sum() / 2
     pairs = [slots.ratios(h) for h in chosen]
-    gains = np.zeros((len(levels), len(chosen)), np.float32)
+    gains = np.zeros((len(known), len(chosen)), np.float32)
     gains[known] = np.stack([one - zero for one, zero in pairs], axis=1)
     return Evidence(tuple(chosen), shares, gains, np.array([zero.sum() for _, zero in pairs]))
 
@@ -68,9 +67,9 @@ class Scores:
     best: tuple[Hypothesis, ...]
 
 
-def score(levels: Table, thresholds: Biases, key: bytes, recipients: Sequence[str]) -> Scores:
+def score(observed: Observed, thresholds: Biases, key: bytes, recipients: Sequence[str]) -> Scores:
     """Every recipient (by key fingerprint) against one suspect, in blocks; ``key``: code.code_key's."""
-    evidence, values, best = weigh(levels, thresholds), np.empty(len(recipients)), list[Hypothesis]()
+    evidence, values, best = weigh(observed, thresholds), np.empty(len(recipients)), list[Hypothesis]()
     for at in range(0, len(recipients), BLOCK):
         words = np.stack([code_word(key, r, thresholds) for r in recipients[at : at + BLOCK]])
         ratios = evidence.log_ratios(words)

@@ -11,7 +11,7 @@ import numpy as np
 from modelvault.decryption import Decrypted
 from modelvault.errors import ModelError
 from modelvault.fingerprint.code import biases, code_key
-from modelvault.fingerprint.collusion import Table
+from modelvault.fingerprint.collusion import Observed
 from modelvault.fingerprint.layout import Layout
 from modelvault.fingerprint.observing import Observer
 from modelvault.fingerprint.ownfile import recipient_secret
@@ -146,12 +146,12 @@ def trace(
             off = difference(w.dtype, w.shape, found.values, values)
             for mark in marks.values():
                 mark.scores.append(score_mark(mark.key, carrier.digest, off))
-    levels = {s: o.levels() for s, o in observers.items()}
+    observed = {s: o.observed() for s, o in observers.items()}
     suspicions = [_of_file(marks[i.recipient], i, len(issued)) for i in issued if i.kind == "file"]
     for statement, layout in layouts.items():
         theirs = [i for i in issued if i.kind == "slots" and i.statement == statement]
-        suspicions += _of_slots(secret, layout, levels[statement], theirs, len(issued))
-    every = np.concatenate([*levels.values(), np.empty(0)])
+        suspicions += _of_slots(secret, layout, observed[statement], theirs, len(issued))
+    every = np.concatenate([*(o.levels for o in observed.values()), np.empty(0)])
     suspicions.sort(key=lambda s: (s.log10_p, s.issued.label))
     found_slots = int(np.isfinite(every).sum())
     return Trace(original=digest, suspicions=tuple(suspicions), slots=(found_slots, len(every)))
@@ -171,11 +171,11 @@ def _of_file(mark: _OwnFile, issued: Issued, trials: int) -> Suspicion:
 
 
 def _of_slots(
-    secret: OwnerSecret, layout: Layout, levels: Table, issued: Sequence[Issued], trials: int
+    secret: OwnerSecret, layout: Layout, observed: Observed, issued: Sequence[Issued], trials: int
 ) -> list[Suspicion]:
     key = code_key(secret.secret, layout.original)
     thresholds = biases(key, layout.slots, layout.coalition)
-    scores = score(levels, thresholds, key, [i.recipient for i in issued])
+    scores = score(observed, thresholds, key, [i.recipient for i in issued])
     found = []
     for item, value, h in zip(issued, scores.values, scores.best, strict=True):
         how = h.name if h.size == 1 else f"{h.name}, about {h.size} copies"
