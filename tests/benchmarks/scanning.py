@@ -1,4 +1,4 @@
-"""What a scan costs beyond reading: python tests/benchmarks/scan.py [--gib 1] [--rounds 3] [--json]
+"""What a scan costs beyond reading: python tests/benchmarks/scanning.py [--gib 1] [--rounds 3] [--json]
 
 A model of 4096 x 4096 float matrices, once with its weights inline and once in a file beside it. Side by side, warm,
 the best of the rounds: reading the file (whole, and piece by piece), scanning it, and what sealing's gate adds.
