@@ -77,6 +77,10 @@ def trace(
             model = stack.enter_context(decrypted(sealed, auditor(identity, grant, ask), purpose="trace"))
             base = tracing.Base.of_sealed(model, layout)
         found = tracing.trace(suspect, base, issuer.secret, records, progress=step)
+    if evidence is not None:
+        from modelvault.fingerprint import report
+
+        report.write(evidence, found, suspect, sealed or original or suspect, committed=sealed is not None)
     if as_json:
         print_json(found.to_dict())
     else:

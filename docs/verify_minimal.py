@@ -2,7 +2,6 @@
 
     python verify_minimal.py MODEL.mvlt PUBLISHER.pub ...       every key named must have signed
     python verify_minimal.py LOG HOST.pub [CHECKPOINT ...]      closed segments (LOG.000000 ...) are found beside LOG
-
 Status 0 when everything holds, else 1. What is encrypted, terms and grants are not read.
 """
 
@@ -18,6 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 TYPES = ["application/vnd.in-toto+json", "https://in-toto.io/Statement/v1", "urn:modelvault:sealed-model:v1"]
+KINDS, NAME = "graph(,weights)*(,variants)?(,asset)*,index", "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 PREDICATE = {"created", "extents", "keyCommitment", "nonce", "policy", "publishers", "version"}
 
 
@@ -43,12 +43,15 @@ def canonical(data):
     return value
 
 
-def load_key(path):
-    """Fingerprint and parts of a key in PEM: one part, or Ed25519 and ML-DSA-65."""
-    blocks = re.findall(b"-----BEGIN [^-]*-----[^-]*-----END [^-]*-----", path.read_bytes())
+def fingerprint(*parts):
     form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    return "SHA256:" + base64.b64encode(sha(*(part.public_bytes(*form) for part in parts))).decode().rstrip("=")
+
+
+def load_key(path):
+    blocks = re.findall(b"-+BEGIN[^-]+-+[^-]+-+END[^-]+-+", path.read_bytes())
     parts = [serialization.load_pem_public_key(block) for block in blocks]
-    return "SHA256:" + base64.b64encode(sha(*(part.public_bytes(*form) for part in parts))).decode().rstrip("="), parts
+    return fingerprint(*parts), parts
 
 
 def add(peaks, size, leaf):
@@ -67,26 +70,27 @@ def check_sealed(file, total, keys):
     need(magic == b"\x89MVLT\r\n\x1a\0\1\0\0" and 1 <= size <= 16 << 20 and grants_size <= 64 << 20, "prelude")
     need(offset % 4096 == 0 and end <= offset < end + 8192 and offset <= total, "payload offset")
     envelope, _, padding = canonical(file.read(size)), file.read(grants_size), file.read(offset - end)
-    payload, signatures = decode(envelope["payload"]), {s["keyid"]: decode(s["sig"]) for s in envelope["signatures"]}
-    need(1 <= len(signatures) == len(envelope["signatures"]) <= 64, "list of signatures")
+    payload, given = decode(envelope["payload"]), envelope["signatures"]
+    signatures = {s["keyid"]: decode(s["sig"]) for s in given if s.keys() == {"keyid", "sig"}}
+    need(1 <= len(signatures) == len(given) <= 64 and not any(padding), "signatures or padding")
     for name, parts in keys.items():
         own = [signatures[name][:64], signatures[name][64:]] if parts[1:] else [signatures[name]]
         for part, signature in zip(parts, own, strict=True):
             curve = [ec.ECDSA(getattr(hashes, f"SHA{part.key_size}")())] if hasattr(part, "curve") else []
             part.verify(signature, b"DSSEv1 28 %s %d %s" % (TYPES[0].encode(), len(payload), payload), *curve)
-    statement = canonical(payload)
+    once = lambda pairs: dict(pairs) if len(dict(pairs)) == len(pairs) else need(False, "a key is repeated")  # noqa: E731
+    statement = json.loads(payload.decode(), object_pairs_hook=once)
     (subject,), body = statement["subject"], statement["predicate"]
-    types = [envelope["payloadType"], statement["_type"], statement["predicateType"]]
-    need(types == TYPES and [*map(len, (envelope, statement, subject))] == [3, 4, 2] and not any(padding), "types")
-    need(body.keys() - {"io", "plainSignature", "watermark"} == PREDICATE and len(payload) <= 12 << 20, "predicate")
-    need(re.fullmatch("[A-Za-z0-9][A-Za-z0-9._-]{0,127}", subject["name"]), "name")
-    need(re.fullmatch(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*)){0,3}", body["version"]), "version")
-    decode(body["nonce"], 32), decode(body["keyCommitment"], 32)
-    need(re.fullmatch("graph(,weights)*(,asset)*,index", ",".join(e["kind"] for e in body["extents"])), "extents")
+    need([envelope["payloadType"], statement["_type"], statement["predicateType"]] == TYPES, "types")
+    need([*map(len, (envelope, statement, subject))] == [3, 4, 2] and len(payload) <= 12 << 20, "unknown keys")
+    need(body.keys() - {"fingerprint", "io", "plainSignature", "watermark"} == PREDICATE, "predicate")
+    need(re.fullmatch(r"(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){0,3}", body["version"]), "version")
+    need(re.fullmatch(NAME, subject["name"]) and decode(body["nonce"], 32) + decode(body["keyCommitment"], 32), "name")
+    need(re.fullmatch(KINDS, ",".join(extent["kind"] for extent in body["extents"])), "kinds of extents")
     for extent in body["extents"]:
         length, first, place = extent["length"], place, place + extent["length"]
-        need(len(extent) == 3 and extent["offset"] == first and length >= 72 and offset + place <= total, "extent")
-        for start in range(0, length, 4 << 20):
+        need(len(extent) == 3 and extent["offset"] == first and length >= 72 <= (length - 56) % 16400 + 56, "extent")
+        for start in range(0, min(length, total), 4 << 20):
             root = add(peaks, leaves, sha(b"\0", file.read(min(4 << 20, length - start))))
             leaves += 1
     need(offset + place == total and subject["digest"] == {"mvltMerkleSha256": root.hex()}, "root")
@@ -96,15 +100,13 @@ def check_log(segments, following, kept):
     peaks, size, batch, previous, pruned, minimum, checkpoint, origin = [], 0, 0, b"", 0, 0, "", ""
     for epoch, lines in enumerate(segments):
         need(following, "an epoch that did not end")
-        (key_id, (key,)), following, fresh, gap = following, None, True, False
+        key, following, fresh, gap = following, None, True, False
         for line in lines:
             record, leaf = canonical(line), sha(b"\0", line)
             if "checkpoint" in record:
                 need(not fresh and len(record) == 1, "head without records")
-                # A signed note (C2SP) over the checkpoint so far; the key's name is the log's origin.
                 signed = re.findall("— ([^ \n]+) ([^ \n]+)\n", record["checkpoint"])
-                note = checkpoint + "\n" + "".join(f"— {name} {blob}\n" for name, blob in signed)
-                need(record["checkpoint"] == note, "head of other records")
+                need(record["checkpoint"] == checkpoint + "\n" + "".join(f"— {n} {b}\n" for n, b in signed), "head")
                 number = sha(origin.encode(), b"\n\1", key.public_bytes_raw())[:4]
                 (own,) = [decode(blob) for name, blob in signed if name == origin and decode(blob)[:4] == number]
                 key.verify(own[4:], checkpoint.encode())
@@ -112,17 +114,16 @@ def check_log(segments, following, kept):
                 continue
             need(len(line) <= 65535 and not following, "a record after key.rotated")
             origin = record["origin"] if size == 0 else origin
-            need(size or (record["event"], record["key"]) == ("opened", key_id), "opened by another key")
+            need(size or (record["event"], record["key"]) == ("opened", fingerprint(key)), "opened by another key")
             if "leaf" in record:
                 leaf, gap, pruned = decode(record["leaf"], 32), True, size + 1
             else:
                 batch = max(batch, record["batch"]) if gap else batch
-                need(
-                    [record[n] for n in ("v", "seq", "epoch", "batch")] == [1, size, epoch, batch], "place of a record"
-                )
+                need([*map(record.get, ("v", "seq", "epoch", "batch"))] == [1, size, epoch, batch], "place of a record")
                 need(gap or decode(record.get("prev", "")) == (previous if fresh else b""), "prev")
             if record.get("event") == "key.rotated":
-                following = record["next"], [ed25519.Ed25519PublicKey.from_public_bytes(decode(record["public"], 32))]
+                following = ed25519.Ed25519PublicKey.from_public_bytes(decode(record["public"], 32))
+                need(record["next"] == fingerprint(following), "next")
             minimum = max(minimum, record["minimum"]) if record.get("event") == "pruned" else minimum
             root, size, fresh = base64.b64encode(add(peaks, size, leaf)).decode(), size + 1, False
             checkpoint = f"{origin}\n{size}\n{root}\n"
@@ -134,15 +135,15 @@ def check_log(segments, following, kept):
 if __name__ == "__main__":
     try:
         path, *others = map(Path, sys.argv[1:])
-        file = path.open("rb")
-        if file.peek(1)[:1] == b"\x89":
-            check_sealed(file, path.stat().st_size, dict(map(load_key, others)))
-        else:
-            closed = sorted(path.parent.glob(path.name + "." + "[0-9]" * 6))
-            segments = [segment.read_bytes().split(b"\n") for segment in [*closed, path]]
-            need(not any(lines.pop() for lines in segments), "a line that does not end")
-            kept = {"".join(name.read_text().splitlines(keepends=True)[:3]) for name in others[1:]}
-            check_log(segments, load_key(others[0]), kept)
+        with path.open("rb") as file:
+            if file.peek(1)[:1] == b"\x89":
+                check_sealed(file, path.stat().st_size, dict(map(load_key, others)))
+            else:
+                files = [*sorted(path.parent.glob(path.name + "." + "[0-9]" * 6)), path]
+                segments = [segment.read_bytes().split(b"\n") for segment in files]
+                need(not any(lines.pop() for lines in segments), "a line that does not end")
+                kept = {"".join(name.read_text().splitlines(keepends=True)[:3]) for name in others[1:]}
+                check_log(segments, load_key(others[0])[1][0], kept)
     except Exception as error:
         sys.exit(f"refused: {type(error).__name__} {error}")
     print("holds")

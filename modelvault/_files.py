@@ -29,6 +29,8 @@ def failures(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def open_regular(path: str | os.PathLike[str], *, flags: int = 0, dir_fd: int | None = None) -> int:
     """Open for reading without ever blocking on a FIFO or device; returns a descriptor of a regular file."""
+    if "\0" in os.fsdecode(path):  # no OSError to Python
+        raise FileError(f"{os.fsdecode(path)}: NUL in a path")
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flags, dir_fd=dir_fd)
     try:
         check_regular(descriptor, path)

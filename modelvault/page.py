@@ -1,5 +1,6 @@
 """One self-contained HTML page: readable on a screen and on paper, without scripts or anything from elsewhere."""
 
+import hashlib
 import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -53,3 +54,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], numbers: int = 0
     head = "".join(f"<th{k}>{html.escape(h)}</th>" for k, h in zip(kinds, header, strict=True))
     body = ("".join(f"<td{k}>{html.escape(v)}</td>" for k, v in zip(kinds, row, strict=True)) for row in rows)
     return f"<table><tr>{head}</tr>{''.join(f'<tr>{cells}</tr>' for cells in body)}</table>"
+
+
+def power(log10: float) -> str:
+    """A probability as HTML, from its logarithm."""
+    return f"{10**log10:.3g}" if log10 > -3 else f"10<sup>{log10:.1f}</sup>".replace("-", "&minus;")
+
+
+def sha256(path: Path) -> str:
+    """A file's digest, in hex. Raises FileError."""
+    with _files.failures(path), open(_files.open_regular(path), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

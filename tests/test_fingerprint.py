@@ -1,7 +1,9 @@
 """One sealed file, another copy for every recipient: slots, key rings, loads, grants, and what nobody can read."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -232,3 +234,65 @@ def test_key_rings_round_trip() -> None:
     with pytest.raises(FormatError):
         KeyRing.from_bytes(ring.to_bytes(), 24, "x")
     assert repr(ring) == "<KeyRing>" and repr(master) == "<MasterKey>"
+
+
+def test_the_whole_story_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seal, grant, leak, trace: by a plain original and by the sealed file, with a page; then a file for one."""
+    from modelvault.cli.main import main
+
+    def run(*words: object, status: int = 0) -> str:
+        with pytest.raises(SystemExit) as exit_:
+            main([str(w) for w in words])
+        printed = capsys.readouterr()
+        assert int(exit_.value.code or 0) == status, printed.err
+        return printed.out
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MODELVAULT_PASSPHRASE", "x")
+    network(Path("net.onnx"))
+    for kind, name in (("publisher", "default"), ("host", "default"), ("owner", "us")):
+        run("keygen", kind, name)
+    for name in ("bank", "shop", "auditor"):
+        run("keygen", "recipient", name)
+    run("trust", "add", "default", "--name", "acme", "--models", "*")
+    assert "1024 slots" in run("seal", "net.onnx", "--fingerprint", "us", "--to", "bank", "-o", "net.mvlt")
+    run("grant", "net.mvlt", "--to", "shop", "--owner", "us", "-o", "shop.grant")
+    run("grant", "net.mvlt", "--to", "auditor", "--owner", "us", "-o", "audit.grant", "--purpose", "audit")
+    run("grant", "net.mvlt", "--to", "shop", "-o", "x.grant", status=7)
+    assert not Path("x.grant").exists()
+    leak(Path("net.mvlt"), "shop", "shop.grant", Path("leak.npz"))
+    found = json.loads(run("watermark", "trace", "leak.npz", "--owner", "us", "--original", "net.onnx", "--json"))
+    assert [r["label"] for r in found["ranking"] if r["named"]] == ["shop"]
+    assert found["recipients"] == 3
+    out = run(
+        *("watermark", "trace", "leak.npz", "--owner", "us", "--sealed", "net.mvlt", "--identity", "auditor"),
+        *("--grant", "audit.grant", "--evidence", "leak.html"),
+    )
+    assert "named        shop" in out and "one copy" in out
+    page = Path("leak.html").read_text()
+    assert "was made from the copy of <b>shop</b>" in page and "<script" not in page
+    run("watermark", "trace", "net.onnx", "--owner", "us", "--original", "net.onnx", status=30)
+    run("seal", "net.onnx", "--fingerprint", "us", "--fingerprint-for", "bank", "-o", "bank.mvlt")
+    leak(Path("bank.mvlt"), "bank", None, Path("own.npz"))
+    found = json.loads(run("watermark", "trace", "own.npz", "--owner", "us", "--original", "net.onnx", "--json"))
+    assert [(r["label"], r["kind"]) for r in found["ranking"] if r["named"]] == [("bank", "file")]
+
+
+def leak(path: Path, name: str, grant: str | None, output: Path) -> None:
+    """The weights as a recipient's process has them in memory."""
+    from modelvault.keys import store
+
+    identity = store.load_recipient(name, lambda: b"x")
+    with SealedFile(path) as sealed:
+        given = [UnverifiedGrant.from_bytes(Path(grant).read_bytes(), grant)] if grant else sealed.grants()
+        mine = next(g.statement for g in given if g.statement.recipient == identity.public.fingerprint)
+        model = decrypt(sealed, FileKey.open(mine, identity, sealed.statement), tensors=True)
+        region = bytes(model.weights.view)
+        tables: dict[str, Any] = {
+            f"t{n}": np.frombuffer(region[t.offset : t.offset + t.length], np.float32).reshape(t.shape)
+            for n, t in enumerate(model.index.tensors)
+        }
+        model.wipe()
+    np.savez(output, **tables)

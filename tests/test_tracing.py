@@ -18,7 +18,7 @@ from modelvault.fingerprint.ownfile import recipient_secret
 from modelvault.fingerprint.planning import FingerprintPlan, make_plan
 from modelvault.fingerprint.registry import Issued, Record, Registry, Sealed, now
 from modelvault.fingerprint.rings import Owner
-from modelvault.fingerprint.score import HYPOTHESES, log10_p, score, weigh
+from modelvault.fingerprint.score import log10_p, score, weigh
 from modelvault.fingerprint.tracing import Base, trace
 from modelvault.keys import OwnerSecret
 from modelvault.onnxfile import OpenModel
@@ -123,6 +123,27 @@ def test_innocents_stay_below_the_bound(world: World) -> None:
     assert score(levels, thresholds, key, RECIPIENTS[:3]).values.max() > np.log(20_000 / 1e-6)
 
 
+def _own_ways(words: npt.NDArray[np.uint8], rng: np.random.Generator) -> dict[str, npt.NDArray[np.float64]]:
+    """What no hypothesis of the bank says."""
+    size, slots = words.shape
+    mean = 2 * words.mean(axis=0) - 1
+    one = 2.0 * words[rng.integers(0, size, slots), np.arange(slots)] - 1
+    odd = np.where(np.abs(mean) == 1, mean, 2.0 * (words.sum(axis=0) % 2) - 1)
+    return {"half averaged, half interleaved": np.where(rng.random(slots) < 0.5, mean, one), "odd or even": odd}
+
+
+@pytest.mark.parametrize("how", ["half averaged, half interleaved", "odd or even"])
+def test_strategies_nobody_thought_of_are_learned(how: str) -> None:
+    rng, key = np.random.default_rng(1), code_key(bytes(32), bytes(32))
+    thresholds = biases(key, 2048, 5)
+    guilty = [f"guilty {n}" for n in range(5)]
+    words = np.stack([code_word(key, r, thresholds) for r in guilty])
+    levels = 2.0 * _own_ways(words, rng)[how] + rng.standard_normal(2048)
+    found = score(levels, thresholds, key, [*guilty, *(f"innocent {n}" for n in range(1000))]).values
+    assert log10_p(float(found[:5].max()), 1005) < -6
+    assert log10_p(float(found[5:].max()), 1005) > -1
+
+
 def test_every_ratio_has_mean_one(world: World) -> None:
     """Exactly, slot by slot: what the bound rests on."""
     thresholds = biases(bytes(32), 256, 4)
@@ -130,7 +151,8 @@ def test_every_ratio_has_mean_one(world: World) -> None:
     evidence = weigh(levels, thresholds)
     gains, p = evidence.gains.astype(np.float64), thresholds[:, None] / 65_536
     zeros = -np.log(p * np.exp(gains) + 1 - p)
-    assert gains.shape == (256, len(HYPOTHESES))
+    assert gains.shape == (256, len(evidence.hypotheses))
+    assert np.isclose(evidence.shares.sum(), 1)
     assert np.allclose(zeros.sum(axis=0), evidence.zeros, atol=1e-3)
 
 

@@ -1,9 +1,12 @@
 """What a suspect says of every slot: its correlation with the slot's pattern, in units of its noise."""
 
-import numpy as np
+from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
+from modelvault.fingerprint.collusion import Table
 from modelvault.fingerprint.layout import Layout, SlotTensor
-from modelvault.fingerprint.score import Table
 from modelvault.fingerprint.slots import Patterns
 from modelvault.watermark.carriers import Float, scale_of
 
@@ -27,7 +30,8 @@ class Observer:
         differences = np.stack([suspect[p] - base[p] for p in places])
         differences /= np.stack([np.maximum(scale.flat(p), 1e-12) for p in places])
         usable = np.stack([suspect[p] != 0 for p in places])
-        self._levels[tensor.digest] = levels(differences * usable, self._patterns.directions(tensor) * usable)
+        measured = measure(differences * usable, self._patterns.directions(tensor) * usable)
+        self._levels[tensor.digest] = measured.levels()
 
     def levels(self) -> Table:
         """All slots in their order; NaN where the suspect has nothing."""
@@ -35,18 +39,38 @@ class Observer:
         return np.concatenate([self._levels.get(t.digest, missing[t.digest]) for t in self._layout.tensors])
 
 
-def levels(differences: Float, directions: Float) -> Table:
-    """(slots,) from (slots, elements) each; an element that says nothing is 0 in both."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """The slots of one tensor: (slots,) each. ``along``: differences times directions; ``energy``: of the directions.
+
+    ``rest``: energy of the differences less what is along the directions; ``elements``: of the slot that say anything.
+    """
+
+    along: Table
+    energy: Table
+    rest: Table
+    elements: npt.NDArray[np.intp]
+
+    def levels(self) -> Table:
+        """Along the directions, in units of the noise that the tensor's slots have; NaN for slots with too little."""
+        known = self.elements >= LEAST_ELEMENTS
+        noise = float(self.rest[known].sum()) / max(int(self.elements[known].sum()), 1)
+        unit = np.sqrt(max(noise, LEAST_NOISE) * self.energy)
+        return np.where(known, np.divide(self.along, unit, out=np.zeros_like(unit), where=known), np.nan)
+
+
+def measure(differences: Float, directions: Float) -> Measured:
+    """(slots, elements) each, over the scale; an element that says nothing is 0 in both."""
     sizes = np.abs(differences[differences != 0])
-    if not sizes.size:
-        return np.full(len(differences), np.nan)
-    limit = CLIP * float(np.median(sizes))
+    limit = CLIP * float(np.median(sizes)) if sizes.size else 0.0
     clipped = np.clip(differences, -limit, limit)
     energy = np.einsum("ij,ij->i", directions, directions, dtype=np.float64)
     along = np.einsum("ij,ij->i", clipped, directions, dtype=np.float64)
-    known = np.count_nonzero(directions, axis=1) >= LEAST_ELEMENTS
-    mean = np.divide(along, energy, out=np.zeros_like(along), where=known)
-    rest = (clipped - mean[:, None].astype(np.float32) * directions)[known]
-    noise = float(np.vdot(rest, rest)) / max(int(np.count_nonzero(directions[known])), 1)
-    unit = np.sqrt(max(noise, LEAST_NOISE) * energy)
-    return np.where(known, np.divide(along, unit, out=np.zeros_like(along), where=known), np.nan)
+    mean = np.divide(along, energy, out=np.zeros_like(along), where=energy > 0)
+    rest = clipped - mean[:, None].astype(np.float32) * directions
+    return Measured(
+        along=along,
+        energy=energy,
+        rest=np.einsum("ij,ij->i", rest, rest, dtype=np.float64),
+        elements=np.count_nonzero(directions, axis=1),
+    )

@@ -11,11 +11,12 @@ import numpy as np
 from modelvault.decryption import Decrypted
 from modelvault.errors import ModelError
 from modelvault.fingerprint.code import biases, code_key
+from modelvault.fingerprint.collusion import Table
 from modelvault.fingerprint.layout import Layout
 from modelvault.fingerprint.observing import Observer
 from modelvault.fingerprint.ownfile import recipient_secret
 from modelvault.fingerprint.registry import Issued, Record, Sealed
-from modelvault.fingerprint.score import HYPOTHESES, Table, log10_p, score
+from modelvault.fingerprint.score import log10_p, score
 from modelvault.fingerprint.slots import Patterns
 from modelvault.keys import OwnerSecret
 from modelvault.onnxfile import OpenModel, Weight
@@ -64,7 +65,6 @@ class Trace:
     original: bytes
     suspicions: tuple[Suspicion, ...]
     slots: tuple[int, int]
-    levels: Table
 
     @property
     def named(self) -> tuple[Suspicion, ...]:
@@ -154,7 +154,7 @@ def trace(
     every = np.concatenate([*levels.values(), np.empty(0)])
     suspicions.sort(key=lambda s: (s.log10_p, s.issued.label))
     found_slots = int(np.isfinite(every).sum())
-    return Trace(original=digest, suspicions=tuple(suspicions), slots=(found_slots, len(every)), levels=every)
+    return Trace(original=digest, suspicions=tuple(suspicions), slots=(found_slots, len(every)))
 
 
 class _OwnFile:
@@ -177,8 +177,7 @@ def _of_slots(
     thresholds = biases(key, layout.slots, layout.coalition)
     scores = score(levels, thresholds, key, [i.recipient for i in issued])
     found = []
-    for item, value, best in zip(issued, scores.values, scores.best, strict=True):
-        h = HYPOTHESES[best]
+    for item, value, h in zip(issued, scores.values, scores.best, strict=True):
         how = h.name if h.size == 1 else f"{h.name}, about {h.size} copies"
         found.append(Suspicion(issued=item, log10_p=log10_p(float(value), trials), how=how))
     return found

@@ -1,6 +1,5 @@
 """One page for a court or a manager: the verdict, what it is worth, how it was reached, and what it does not show."""
 
-import hashlib
 import html
 import math
 from collections.abc import Iterable
@@ -8,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from modelvault import _files, page
+from modelvault import page
 from modelvault._codec import b64encode, format_time
 from modelvault._version import __version__
 from modelvault.audit import AuditReport, verify_log
@@ -95,7 +94,7 @@ def _sections(verdict: Verdict, suspect: Path, original: Path | None, published:
 
 
 def _headline(verdict: Verdict, suspect: Path) -> str:
-    name, p = html.escape(suspect.name), _power(verdict.outcome.log10_p)
+    name, p = html.escape(suspect.name), page.power(verdict.outcome.log10_p)
     if verdict.claim:
         words = f"<b>{name}</b> carries the watermark of owner <code>{html.escape(verdict.owner)}</code>."
         kind = "claim"
@@ -106,12 +105,6 @@ def _headline(verdict: Verdict, suspect: Path) -> str:
         )
         kind, more = "none", "That is no proof of the contrary: a mark may have been destroyed with the weights."
     return f'<h1>Watermark evidence</h1><section class="{kind}"><p>{words}</p><p>{more}</p></section>'
-
-
-def _power(log10: float) -> str:
-    if log10 > -3:
-        return f"{10**log10:.3g}"
-    return f"10<sup>{log10:.1f}</sup>".replace("-", "&minus;")
 
 
 def _threshold_z(verdict: Verdict) -> float:
@@ -127,16 +120,16 @@ Whoever made a file without the key had to choose its weights independently of t
 inequality, a score of z or more has a probability of at most exp(&minus;z&sup2;/2), <em>whatever the weights are and
 whatever was done to them</em>: nothing is assumed about models, training or attacks. The bound is multiplied by the
 number of tries ({tries}, and the payloads tried), and never stated below 2<sup>&minus;256</sup>, the chance to guess
-the key. The claim is made at {_power(verdict.threshold)} or less, fixed beforehand.</p>"""
+the key. The claim is made at {page.power(verdict.threshold)} or less, fixed beforehand.</p>"""
 
 
 def _compared(verdict: Verdict, suspect: Path, original: Path | None) -> str:
     undone = sorted({u for t in verdict.tensors for u in t.undone})
     facts = [
         ("suspect", f"{suspect.name}, {suspect.stat().st_size:,} bytes"),
-        ("its SHA-256", _sha256(suspect)),
+        ("its SHA-256", page.sha256(suspect)),
         ("compared with", f"the original {original.name}" if original else "the owner's private record (no original)"),
-        ("the original's SHA-256", _sha256(original) if original else "-"),
+        ("the original's SHA-256", page.sha256(original) if original else "-"),
         ("the original's weights", verdict.original.hex()),
         ("tensors", f"{len(verdict.tensors)} found, {verdict.missing} missing"),
         ("undone before comparing", ", ".join(undone) or "nothing"),
@@ -207,11 +200,3 @@ def _limits() -> str:
         "<p>Dispute rule: each party submits its original; whoever's original carries the other's mark loses. "
         "The scheme, its bound and test vectors are published: docs/WATERMARK.md.</p>"
     )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with _files.failures(path), open(_files.open_regular(path), "rb") as file:
-        while piece := file.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -43,7 +43,7 @@ class Budget:
     def relief(self, drift: Drift) -> float:
         """How much weaker a mark must be: rows turn as its strength, one less the cosine grows with the square."""
         cosine = math.sqrt((1 - self.cosine) / max(1 - drift.cosine, 1e-12))
-        agreement = (1 - self.agreement) / max(1 - drift.agreement, 1e-12) if drift.flipped > 1 else 1.0
+        agreement = max((1 - self.agreement) / max(1 - drift.agreement, 1e-12), 1 / max(drift.flipped, 1))
         return SPARE * min(1.0, cosine, agreement)
 
 

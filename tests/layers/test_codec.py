@@ -70,7 +70,7 @@ def test_fields_give_what_is_there_once() -> None:
 
 
 def test_defaults_stand_for_what_is_missing() -> None:
-    fields = _codec.Fields({}, "p")
+    fields: Any = _codec.Fields({}, "p")
     assert fields.text("k", None) is None
     assert fields.text("k", "d") == "d"
     assert (fields.integer("k", None), fields.integer("k", 5)) == (None, 5)
@@ -78,8 +78,19 @@ def test_defaults_stand_for_what_is_missing() -> None:
     assert fields.boolean("k", False) is False
     assert (fields.items("k", None), fields.items("k", [1])) == (None, [1])
     assert (fields.texts("k", None), fields.mapping("k", None), fields.binary("k", None)) == (None, None, None)
+    for take in (
+        fields.text,
+        fields.integer,
+        fields.boolean,
+        fields.items,
+        fields.texts,
+        fields.mapping,
+        fields.binary,
+    ):
+        with refused("p.k: missing"):
+            take("k")
     with refused("p.k: missing"):
-        fields.items("k")
+        fields.number("k", low=0, high=1)
 
 
 def test_limits_are_inclusive() -> None:
@@ -120,6 +131,7 @@ def test_limits_are_inclusive() -> None:
         ("?", lambda f: f.binary("k"), "not base64"),
         ("AA==", lambda f: f.binary("k", size=2), "expected 2 bytes, got 1"),
         ("a" * 63, lambda f: f.digest("k"), "expected 64 hex digits"),
+        ("X" * 64, lambda f: f.digest("k"), "expected 64 hex digits"),
         ("a" * 63 + "G", lambda f: f.digest("k"), "expected 64 hex digits"),
         ("y", lambda f: f.exactly("k", "x"), "expected x, got y"),
         ("y" * 100, lambda f: f.exactly("k", "x"), f"expected x, got {'y' * 80}"),
@@ -152,6 +164,7 @@ def test_the_caller_s_object_is_left_alone() -> None:
     assert value == {"a": "x"}
 
 
+@pytest.mark.usefixtures("west")
 def test_times() -> None:
     east = timezone(timedelta(hours=2))
     assert _codec.format_time(datetime(2026, 1, 2, 1, 0, 0, 5, east)) == "2026-01-01T23:00:00.000005Z"

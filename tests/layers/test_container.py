@@ -69,6 +69,7 @@ def test_limits_are_inclusive() -> None:
     largest = PRELUDE.size + MAX_ENVELOPE + MAX_GRANTS
     found = Prelude.from_bytes(prelude(envelope=MAX_ENVELOPE, grants=MAX_GRANTS, offset=payload_offset(largest)), "f")
     assert (found.envelope, found.grants) == (MAX_ENVELOPE, MAX_GRANTS)
+    assert Prelude.from_bytes(prelude(envelope=1), "f").envelope == 1
     assert Prelude.from_bytes(prelude(envelope=4068), "f").payload_offset == 4096  # no padding at all
     assert Prelude.from_bytes(prelude(envelope=4069, offset=12288), "f").payload_offset == 12288  # the most
 
@@ -104,6 +105,8 @@ def test_headers_of_another_length() -> None:
     for bad in (data[:-1], data + b"\0"):
         with refused(f"f: header: expected 4096 bytes, got {len(bad)}"):
             Header.from_bytes(bad, "f")
+    with refused("f: not a sealed model (wrong magic)"):
+        Header.from_bytes(b"x" + data[1:], "f")
     for at in (30, 2000, 4095):
         with refused("f: padding: expected zeros"):
             Header.from_bytes(data[:at] + b"\x01" + data[at + 1 :], "f")

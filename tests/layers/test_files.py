@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import stat
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ def test_short_reads_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("a\0", r"'a\x00': backslash or NUL in a path"),
         ("/a", "'/a': absolute path"),
         ("c:a", "'c:a': absolute path"),
+        ("c:", "'c:': absolute path"),
         ("a/../b", "'a/../b': path leaves its folder through '..'"),
         (".", "'.': names no file"),
         ("./", "'./': names no file"),
@@ -111,6 +113,38 @@ def test_places_inside_a_folder(tmp_path: Path) -> None:
         _files.open_inside(tmp_path / "none", "a")
     with refused("b: not a regular file"):
         _files.open_inside(tmp_path / "a", "b")
+    with refused(f"{tmp_path / 'a/b/c'}: not a directory"):
+        _files.open_inside(tmp_path / "a" / "b" / "c", "d")
+    with pytest.raises(NotADirectoryError):
+        _files.sync_folder(tmp_path / "a" / "b" / "c")
+
+
+def test_links_and_pipes_inside_a_folder(tmp_path: Path) -> None:
+    """A link is never followed, to a file or a folder; a pipe that nobody writes to is never waited for."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "file").write_bytes(b"x")
+    (tmp_path / "folder").symlink_to("real")
+    (tmp_path / "link").symlink_to("real/file")
+    os.mkfifo(tmp_path / "pipe")
+    for location in ("folder/file", "link", "pipe/x"):
+        with refused(f"{location}: is a symbolic link"):
+            _files.open_inside(tmp_path, location)
+    with refused("pipe: not a regular file"):
+        _files.open_inside(tmp_path, "pipe")
+    with refused(f"{tmp_path / 'pipe'}: not a regular file"):
+        _files.read_bytes(tmp_path / "pipe", limit=9)
+
+
+def test_no_more_is_read_than_the_limit(tmp_path: Path) -> None:
+    with (tmp_path / "f").open("wb") as file:
+        file.truncate(64 * 2**20)
+    tracemalloc.start()
+    try:
+        with refused(f"{tmp_path / 'f'}: larger than the limit of 100 bytes"):
+            _files.read_bytes(tmp_path / "f", limit=100)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_an_atomic_write(tmp_path: Path) -> None:
@@ -183,8 +217,14 @@ def test_a_new_file_replaces_nothing(tmp_path: Path) -> None:
 
 def test_a_folder_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a power cut would lose cannot be tried here: the calls can."""
-    synced, real = [], os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(str(Path(f"/proc/self/fd/{fd}").readlink())), real(fd)))
+    real = os.fsync
+    synced: list[str] = []
+
+    def fsync(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
     _files.write_bytes(tmp_path / "f", b"x")
     assert Path(synced[0]).name.startswith(".f.")
     assert synced[1:] == [str(tmp_path)]

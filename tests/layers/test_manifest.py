@@ -157,7 +157,8 @@ VARIANTS = {
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"version": "1.02"}, r"version: '1.02' is not allowed (expected (0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){0,3})"),
+        ({"version": "1.02"},
+         r"version: '1.02' is not allowed (expected (0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){0,3})"),
         ({"version": 1}, "version: expected text, got int"),
         ({"created": "now"}, "created: not an RFC 3339 time"),
         ({"nonce": "AA=="}, "nonce: expected 32 bytes, got 1"),
@@ -169,7 +170,8 @@ VARIANTS = {
         ({"watermark": {}}, "watermark.scheme: missing"),
         ({"fingerprint": {}}, "fingerprint.scheme: missing"),
         ({"plainSignature": {}}, "plainSignature.digest: missing"),
-        ({"plainSignature": {"digest": "00" * 32, "signers": ["k"] * 65}}, "plainSignature.signers: more than 64 items"),
+        ({"plainSignature": {"digest": "00" * 32, "signers": ["k"] * 65}},
+         "plainSignature.signers: more than 64 items"),
         ({"plainSignature": {"digest": "00" * 32, "signers": [], "x": 1}}, "plainSignature: unknown key 'x'"),
         ({"extents": [1] * 65_536}, "extents: more than 65535 items"),
         ({"extents": [1]}, "extents[0]: expected an object, got int"),

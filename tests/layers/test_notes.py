@@ -56,6 +56,7 @@ def test_a_note_s_lines() -> None:
     note = Note(text="text\n", signatures=(NoteSignature(name="n", key_id=b"\x01\x02\x03\x04", signature=b"\xff"),))
     assert note.to_text() == "text\n\n— n AQIDBP8=\n"
     assert Note.from_text(note.to_text(), "n") == note
+    assert Note(text="t\n", signatures=note.signatures * 2).to_text() == "t\n\n— n AQIDBP8=\n— n AQIDBP8=\n"
     inside = Note(text="a\n\nb\n", signatures=note.signatures)
     assert Note.from_text(inside.to_text(), "n") == inside
 
@@ -195,5 +196,5 @@ def test_cosignatures_of_another_form() -> None:
     last = 253_402_300_799  # the end of the year 9999
     assert cosigned_at(line(last), key) == datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
     for note in (line(last + 1), line(1, short=True), line(2**63)):
-        with pytest.raises(SignatureInvalid, match="^cosignature by w: not a timestamped signature$"):
+        with pytest.raises(SignatureInvalid, match=r"^cosignature by w: not a timestamped signature$"):
             cosigned_at(note, key)

@@ -1,7 +1,5 @@
 """Every construction against a published vector or a second implementation, and the labels that keep uses apart."""
 
-import re
-
 import pytest
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import serialization
@@ -108,7 +106,7 @@ def test_hpke_by_an_ecdh_result_alone() -> None:
     assert primitives.hpke_open_p256(ecdh, point, b"", empty) == b""
     with pytest.raises(InvalidTag):
         primitives.hpke_open_p256(ecdh, point, b"other", wrapped)
-    with pytest.raises(ValueError, match=re.escape("ciphertext is too short")):
+    with pytest.raises(ValueError, match=r"^ciphertext is too short$"):
         primitives.hpke_open_p256(ecdh, point, b"", empty[:-1])
 
 

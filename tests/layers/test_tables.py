@@ -93,6 +93,13 @@ def test_contents_that_are_refused(changes: dict[str, Any], words: str) -> None:
         Index.from_bytes(contents(**changes), "i")
 
 
+def test_lines_that_are_no_json() -> None:
+    with refused("i: not valid JSON: expecting value"):
+        Index.from_bytes(b"", "i")
+    with refused("i.tensors: not valid JSON: expecting value"):
+        Index.from_bytes(contents(), "i", table=b"")
+
+
 def test_slots_at_the_region_s_ends() -> None:
     assert Index.from_bytes(contents(slots=[0, 99]), "i").slots == (0, 99)
 
@@ -111,6 +118,7 @@ def test_slots_at_the_region_s_ends() -> None:
         ([place(length=101)], "i.tensors[0].length: expected 0 to 100, got 101"),
         ([place(length=61)], "i.tensors[0]: ends beyond the weights region"),
         ([place(x=1)], "i.tensors[0]: unknown key 'x'"),
+        ([1] * 1_000_000, "i.tensors[0]: expected an object, got int"),
         ([1] * 1_000_001, "i.tensors: expected a list of at most 1000000 tensors"),
     ],
 )

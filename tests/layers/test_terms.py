@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from modelvault._codec import Fields
 from modelvault._version import __version__
 from modelvault.cosignature import COSIGNATURE, VerifierKey
 from modelvault.errors import FileError, FormatError, PolicyDenied
 from modelvault.keys import HostKey
 from modelvault.policy import Situation, Terms, read_terms, read_toml
-from modelvault.termtable import TERMS, Cosigned, Queries, Quota, listing, loader_version
+from modelvault.termtable import TERMS, Cosigned, Queries, Quota, _choice_of, listing, loader_version
 
 NOON = datetime(2031, 5, 4, 12, tzinfo=UTC)
 HERE = Situation(now=NOON, version="2.1", providers=("CPU",), host="SHA256:h", log="modelvault/audit/1")
@@ -84,7 +85,8 @@ BY = [w.to_text() for w in WITNESSES]
         ({"max_sessions": -1}, f"t.max_sessions: expected 0 to {2**63 - 1}, got -1"),
         ({"max_loads": 1}, "t.max_loads: expected an object, got int"),
         ({"max_loads": {}}, "t.max_loads.count: missing"),
-        ({"max_loads": {"count": 1, "per": "week"}}, "t.max_loads.per: expected one of hour, day, month, ever, got 'week'"),
+        ({"max_loads": {"count": 1, "per": "week"}},
+         "t.max_loads.per: expected one of hour, day, month, ever, got 'week'"),
         ({"max_loads": {"count": 1, "per": "w" * 50}},
          f"t.max_loads.per: expected one of hour, day, month, ever, got {'w' * 40!r}"),
         ({"max_loads": {"count": 1, "x": 1}}, "t.max_loads: unknown key 'x'"),
@@ -184,6 +186,22 @@ def test_whether_the_clock_decides(terms: dict[str, Any], timed: bool) -> None:
     assert Terms(**terms).timed is timed
 
 
+def test_a_choice() -> None:
+    kind = _choice_of(("a", "b"))
+    assert kind.read(Fields({"k": "b"}, "p"), "k") == "b"
+    assert kind.read(Fields({}, "p"), "k") is None
+    for value, words in ((1, "expected text, got int"), ("c" * 50, f"expected one of a, b, got {'c' * 40!r}")):
+        with refused(f"p.k: {words}"):
+            kind.read(Fields({"k": value}, "p"), "k")
+    assert kind.write is str
+    assert kind.schema == {"enum": ["a", "b"]}
+
+
+def test_a_term_that_no_parser_saw() -> None:
+    with refused("grant: expected numbers joined by dots, got 'x'"):
+        Terms(min_loader="x").check(HERE, "grant")
+
+
 def test_versions_of_the_loader() -> None:
     assert loader_version("1.10.0", "f") == (1, 10, 0)
     assert loader_version("1.10", "f") > loader_version("1.9", "f")
@@ -195,6 +213,7 @@ def test_versions_of_the_loader() -> None:
     assert (listing(("a", "b")), listing(())) == ("a, b", "(nothing)")
 
 
+@pytest.mark.usefixtures("west")
 def test_toml(tmp_path: Path) -> None:
     path = tmp_path / "terms.toml"
     path.write_text(

@@ -58,12 +58,15 @@ def verdict(data: bytes, region: int = 64) -> str:
         (WEIGHTS + WEIGHTS, "external data names b'location' twice"),
         (WEIGHTS + pair(b"k" * 30, b"") * 2, f"external data names {b'k' * 20!r} twice"),
         (WEIGHTS + field(13, b"") * 2, "external data names b'' twice"),
+        (WEIGHTS + field(13, field(1, b"offset")), "external data offset or length is not a number"),
+        (WEIGHTS + field(13, b"\x0a\x7f"), "protobuf field runs over its end"),
+        (pair(b"offset", b"0") + pair(b"note", b"location"), "fine"),
     ],
 )
 def test_references(entries: bytes, words: str) -> None:
     assert verdict(model(entries)) == words
     # beside other fields of every wire type, which are passed over
-    beside = b"\x08\x96\x01" + b"\x11" + bytes(8) + b"\x1d" + bytes(4) + field(9, b"location" + bytes(9))
+    beside = b"\x08\x96\x01" + b"\x11" + b"\x0f" * 8 + b"\x1d" + b"\x0f" * 4 + field(9, b"location" + bytes(9))
     assert verdict(beside + field(7, beside + field(5, beside + entries + beside) + beside) + beside) == words
 
 
@@ -80,6 +83,9 @@ def test_references(entries: bytes, words: str) -> None:
         (field(9, b"location") + b"\x08" + b"\xff" * 10 + b"\x01", "protobuf number is cut off"),
         (field(9, b"location") + b"\x08" + b"\xff" * 9 + b"\x01", "fine"),
         (field(9, b"location") + b"\x0a\xff\xff\xff\xff\x0f", "protobuf field runs over its end"),
+        (field(9, b"location") + b"\x0a\x05", "protobuf field runs over its end"),
+        (field(9, b"location") + b"\x0a\x80", "protobuf number is cut off"),
+        (b"location", "protobuf wire type 4 is not used by ONNX"),
         (b"", "fine"),
         (b"\x0blocatio", "fine"),  # without the word nothing can refer to a file, and nothing is read
     ],
@@ -97,8 +103,9 @@ def test_only_tensors_are_taken_for_tensors(tag: int, inside: bool) -> None:
 def test_depth() -> None:
     """A node's attribute holds a graph holds a node: a hundred messages may lie in one another, and no more."""
 
-    def nested(levels: int) -> bytes:
-        data = field(5, pair(b"location", b"secret"))
+    tensor = pair(b"location", b"secret")
+
+    def nested(levels: int, data: bytes = field(5, tensor)) -> bytes:
         for _ in range(levels):
             data = field(1, field(5, field(6, data)))
         return field(7, data)
@@ -107,6 +114,14 @@ def test_depth() -> None:
     assert verdict(nested(32)) == "refers to a file outside the sealed model"
     assert verdict(nested(33)) == "nested too deeply"
     assert verdict(nested(60)) == "nested too deeply"
+    in_attribute, in_sparse = field(1, field(5, field(5, tensor))), field(1, field(5, field(22, field(1, tensor))))
+    assert verdict(nested(32, in_attribute)) == "refers to a file outside the sealed model"  # 100 of them
+    assert verdict(nested(32, in_sparse)) == "nested too deeply"  # 101
+
+
+def test_messages_without_the_word_are_not_read() -> None:
+    good, unread = model(WEIGHTS), field(7, b"\x0f")
+    assert verdict(good + unread) == verdict(unread + good) == "fine"
 
 
 def test_errors_name_the_source() -> None:
