@@ -39,6 +39,7 @@ class PublicFacts:
             "policy": s.policy.to_dict(),
             "io": s.io,
             "watermark": s.watermark.to_dict() if s.watermark else None,
+            "fingerprint": s.variants.to_dict() if s.variants else None,
             "scan_allowed": list(s.allowed),
             "grants": [
                 {"id": g.grant_id, "recipient": g.recipient, "purpose": g.purpose, "licence": g.licence.to_dict()}
