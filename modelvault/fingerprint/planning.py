@@ -25,7 +25,7 @@ from modelvault.watermark.embedding import Plan as Watermark
 from modelvault.watermark.embedding import make_plan as make_watermark
 from modelvault.watermark.fidelity import Bench, Drift, Feed
 
-SIZES = ((2, 1024, 1.0), (3, 1024, 1.5), (5, 2048, 1.5), (8, 4096, 2.0))
+SIZES = ((2, 1024, 0.6), (3, 1024, 1.3), (4, 2048, 1.0), (5, 2048, 1.5), (6, 4096, 1.0), (8, 4096, 1.7))
 """(Largest coalition, slots that trace it, and how strong each must be): simulated, see docs/FINGERPRINTS.md."""
 SHARES = (0.03, 0.06, 0.12)  # of the carriers' bytes, tried in turn: about what the file grows by
 STRONGEST, WEAKEST, STEP_DOWN = 0.02, 0.001, 0.9
@@ -98,26 +98,37 @@ def make_plan(
     path, budget = Path(source), budget or Budget()
     if not 1 <= coalition <= SIZES[-1][0]:
         raise FormatError(f"coalition: expected 1 to {SIZES[-1][0]}, got {coalition}")
-    slots, least = next((count, least) for reach, count, least in SIZES if coalition <= reach)
     mark = watermark or make_watermark(path, owner.secret, inputs=inputs, inputs_name=inputs_name, budget=budget)
     places = _places(path, mark.carriers)
     bench = None if mark.drift is None else Bench(path, inputs, inputs_name)
-    found: list[FingerprintPlan] = []
-    for share in SHARES:
-        layout = _layout(owner.secret, mark.original, places, coalition=coalition, slots=slots, share=share)
-        if layout is not None:
-            plan = FingerprintPlan(owner=owner, layout=layout, drift=None)
-            found.append(_fitted(path, plan, places, watermark, bench, budget))
-            if found[-1].amplitude >= WANTED:
-                break
-    best = max(found, key=lambda p: p.amplitude, default=None)
-    if best is None or best.amplitude < least:
-        reached = "has no room for them" if best is None else f"give {best.amplitude:.2f} at {best.summary}"
-        raise ModelError(
-            f"{path}: too small to trace a coalition of {coalition}: {slots} slots, each {least} standard deviations "
-            f"above 10 % noise, are needed; {sum(p.carrier.count for p in places)} weights {reached}"
-        )
-    return best
+    tried: list[str] = []
+    for slots, least in _choices(coalition):
+        found: list[FingerprintPlan] = []
+        for share in SHARES:
+            layout = _layout(owner.secret, mark.original, places, coalition=coalition, slots=slots, share=share)
+            if layout is not None:
+                plan = FingerprintPlan(owner=owner, layout=layout, drift=None)
+                found.append(_fitted(path, plan, places, watermark, bench, budget))
+                if found[-1].amplitude >= WANTED:
+                    break
+        best = max(found, key=lambda p: p.amplitude, default=None)
+        if best is not None and best.amplitude >= least:
+            return best
+        reached = "no room" if best is None else f"{best.amplitude:.2f} at {best.summary}"
+        tried.append(f"{slots} slots of {least} standard deviations above 10 % noise are needed, reached: {reached}")
+    raise ModelError(
+        f"{path}: too small to trace a coalition of {coalition} in {sum(p.carrier.count for p in places)} weights: "
+        + "; or ".join(tried)
+    )
+
+
+def _choices(coalition: int) -> Iterator[tuple[int, float]]:
+    """(slots, how strong each must be): few strong ones first, since each costs time in every load."""
+    seen = set()
+    for reach, slots, least in SIZES:
+        if coalition <= reach and slots not in seen:
+            seen.add(slots)
+            yield slots, least
 
 
 def _fitted(
