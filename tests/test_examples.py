@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_fingerprint import network
 
 from modelvault import samples
 from modelvault.onnxfile import OpenModel
