@@ -103,14 +103,14 @@ MARK = {
 }  # fmt: skip
 
 
-def scrypt_bomb() -> bytes:
-    """An encrypted key that asks for 2^40 x 1 KiB of memory, with nothing in it."""
+def scrypt_bomb(n: int = 2**40) -> bytes:
+    """An encrypted key that asks for n x 1 KiB of memory, with nothing in it."""
 
     def tlv(tag: int, *parts: bytes) -> bytes:
         body = b"".join(parts)
         return bytes([tag, len(body)]) + body
 
-    costs = [tlv(2, n.to_bytes(6, "big")) for n in (2**40, 8, 1, 32)]
+    costs = [tlv(2, cost.to_bytes(6, "big")) for cost in (n, 8, 1, 32)]
     derivation = tlv(0x30, tlv(6, bytes.fromhex("2b06010401da47040b")), tlv(0x30, tlv(4, bytes(8)), *costs))
     cipher = tlv(0x30, tlv(6, bytes.fromhex("60864801650304012a")), tlv(4, bytes(16)))
     scheme = tlv(0x30, tlv(6, bytes.fromhex("2a864886f70d01050d")), tlv(0x30, derivation, cipher))
