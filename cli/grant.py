@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from modelvault.cli.common import FILE, PLACE, ask_passphrase, json_option, passphrase_option, print_fields, print_json
+from modelvault.cli.fingerprints import load_issuer
 from modelvault.defaults import DEFAULT
 from modelvault.errors import FileError
 from modelvault.granting import Order, embed, grant_all, write_grant
@@ -33,6 +34,7 @@ from modelvault.sealedfile import UnverifiedGrant
 @click.option("--licence", type=FILE, help="TOML: terms for the recipient (docs/LICENCES.md).")
 @click.option("--purpose", type=click.Choice(PURPOSES), default="run", show_default=True)
 @click.option("--owner", metavar="KEY", help="The owner's secret that FILE's fingerprints are drawn from.")
+@click.option("--registry", type=FILE, help="The owner's registry. Default: under $MODELVAULT_HOME/registries.")
 @passphrase_option
 @json_option
 def command(
@@ -46,6 +48,7 @@ def command(
     licence: Path | None,
     purpose: str,
     owner: str | None,
+    registry: Path | None,
     passphrase_file: Path | None,
     as_json: bool,
 ) -> None:
@@ -65,13 +68,14 @@ def command(
         orders = read_orders(source, terms, purpose)
     else:
         public = store.load_recipient_public(str(recipient), ask)
-        orders = {"": Order(recipient=public, licence=terms, purpose=purpose)}
+        label = Path(str(recipient)).name.removesuffix(".pub")
+        orders = {"": Order(recipient=public, licence=terms, purpose=purpose, label=label)}
     grants = grant_all(
         file,
         orders.values(),
         own=store.load_recipient(own or store.own_of(signer, ".key"), ask),
         signer=store.load_publisher(signer, ask),
-        owner=store.load_owner(owner, ask) if owner else None,
+        owner=load_issuer(owner, registry, ask) if owner else None,
     )
     if source is not None and output is not None:
         count = write_grants(output, zip(orders, grants, strict=True))

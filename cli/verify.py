@@ -4,7 +4,15 @@ from pathlib import Path
 
 import click
 
-from modelvault.cli.common import PLACE, bytes_in, json_option, print_fields, print_json, progress_bar
+from modelvault.cli.common import (
+    PLACE,
+    allowed_line,
+    bytes_in,
+    json_option,
+    print_fields,
+    print_json,
+    progress_bar,
+)
 from modelvault.defaults import trust_policy
 from modelvault.verification import verify
 
@@ -29,7 +37,9 @@ def command(file: str | Path, trust: str | Path | None, as_json: bool) -> None:
         "signers": sorted(model.signers),
         "root": model.statement.root.hex(),
     }
+    allowed = model.statement.allowed
     if as_json:
-        print_json(facts)
+        print_json(facts | {"scan_allowed": list(allowed)})
     else:
-        print_fields([("verified", file)] + [(k, v) for k, v in facts.items() if k not in ("verified", "file")])
+        rows = [(k, v) for k, v in facts.items() if k not in ("verified", "file")]
+        print_fields([("verified", file), *rows, ("scan", allowed_line(allowed))])

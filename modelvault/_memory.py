@@ -71,7 +71,7 @@ _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MA
 
 def _find_mlock() -> Callable[[int, int, int], int] | None:
     try:
-        function = ctypes.CDLL(None, use_errno=True).mlock2
+        function = ctypes.CDLL(None).mlock2
     except (OSError, AttributeError, TypeError):
         return None
     function.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)

@@ -50,7 +50,7 @@ def plain_length(sealed: int) -> int:
     """Inverse of :func:`sealed_length`; FormatError where no stream has that length."""
     body = sealed - STREAM_HEADER
     plain = body - TAG * (body // (CHUNK + TAG) + 1)
-    if body < TAG or plain < 0 or sealed_length(plain) != sealed:
+    if plain < 0 or sealed_length(plain) != sealed:
         raise FormatError(f"extent length {sealed} is impossible")
     return plain
 
@@ -127,7 +127,8 @@ def keystream(key: bytes, length: int) -> Iterator[memoryview]:
     In pieces of KEYSTREAM_PIECE bytes, each valid until the next is taken.
     """
     encryptor = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
-    zeros, piece = bytes(KEYSTREAM_PIECE), bytearray(KEYSTREAM_PIECE + 15)
+    size = min(length, KEYSTREAM_PIECE)
+    zeros, piece = bytes(size), bytearray(size + 15)
     for at in range(0, length, KEYSTREAM_PIECE):
         encryptor.update_into(zeros, piece)
         yield memoryview(piece)[: min(KEYSTREAM_PIECE, length - at)]

@@ -163,7 +163,7 @@ def _written(path: str | Path) -> tuple[dict[str, Any], Place]:
         data = remote.read_pinned(path, limit=MAX_POLICY)
         return toml_table(data, remote.display(path)), path.partition("#")[0].rpartition("/")[0]
     path = Path(path)
-    if not path.exists():
+    if not _files.exists(path):
         raise UntrustedPublisher(f"no trust policy at {path}")
     return read_toml(path), path.parent
 
@@ -247,7 +247,7 @@ def add_publisher(
 
     The key files are copied to the folder ``trusted`` beside the policy. Raises FormatError, FileError.
     """
-    existing = TrustPolicy.read(policy) if policy.exists() else None
+    existing = TrustPolicy.read(policy) if _files.exists(policy) else None
     if existing and name in {p.name for p in existing.publishers}:
         raise FormatError(f"{policy}: publisher {name!r} is there already; edit its entry by hand")
     check_name(name, "name")
@@ -267,7 +267,7 @@ def require_revocations(
 
     Raises FormatError, FileError.
     """
-    if policy.exists() and TrustPolicy.read(policy).revocation is not None:
+    if _files.exists(policy) and TrustPolicy.read(policy).revocation is not None:
         raise FormatError(f"{policy}: asks for a revocation list already; edit its entry by hand")
     lines = ["", "[revocation]", f"list = {_quote(location)}"]
     lines += [f"max_age_hours = {max_age_hours}"] if max_age_hours is not None else []

@@ -39,6 +39,8 @@ class PublicFacts:
             "io": s.io,
             "watermark": s.watermark.to_dict() if s.watermark else None,
             "plain_signature": s.plain_signature.to_dict() if s.plain_signature else None,
+            "fingerprint": s.variants.to_dict() if s.variants else None,
+            "scan_allowed": list(s.allowed),
             "grants": [
                 {"id": g.grant_id, "recipient": g.recipient, "purpose": g.purpose, "licence": g.licence.to_dict()}
                 for g in self.grants

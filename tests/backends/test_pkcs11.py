@@ -234,3 +234,31 @@ def test_the_client_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "modelvault.keys.pkcs11", raising=False)
     with pytest.raises(KeyUnavailable, match="needs the package python-pkcs11"):
         store.load_publisher("pkcs11:object=x")
+
+
+def test_other_ways_to_name_a_key(token: Token) -> None:
+    import pkcs11
+
+    named = store.load_publisher_public(token.uri("p256"), no_pin)
+    found = pkcs11.lib(token.module).get_token(token_label="vault")
+    with found.open() as session:
+        key = session.get_key(object_class=pkcs11.ObjectClass.PUBLIC_KEY, label="p256")
+        identity = "".join(f"%{byte:02x}" for byte in key.id)
+    module = f"?module-path={token.module}"
+    serial = found.serial.decode() if isinstance(found.serial, bytes) else found.serial
+    for path in (
+        f"serial={serial.strip()};object=p256",
+        f"token=vault;id={identity}",
+        f"token=vault;object=p256;id={identity}",
+    ):
+        assert store.load_publisher_public(f"pkcs11:{path}{module}", no_pin) == named
+    with pytest.raises(KeyUnavailable, match="wants a PIN, and none was given"):
+        store.load_publisher(token.uri("p256")).sign(b"m")
+
+
+def test_a_curve_of_another_kind(token: Token) -> None:
+    command = ["pkcs11-tool", "--module", token.module, "--token-label", "vault", "--login", "--pin", PIN]
+    command += ["--keypairgen", "--key-type", "EC:secp521r1", "--label", "p521", "--id", "05"]
+    subprocess.run(command, check=True, capture_output=True)
+    with pytest.raises(FormatError, match="expected an EC P-256, EC P-384 or Ed25519 key"):
+        store.load_publisher(token.uri("p521"), pin)

@@ -1,0 +1,189 @@
+"""Private memory: what it promises on this system, and what is left of that where a system offers less."""
+
+import ctypes
+import mmap
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelvault import _memory
+from modelvault._memory import SecureBuffer, quiet_frees, wipe_bytes
+
+
+def flags(buffer: SecureBuffer) -> set[str]:
+    """The kernel's flags of the mapping that holds ``buffer``."""
+    address, inside = ctypes.addressof(ctypes.c_char.from_buffer(buffer.mapped)), False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        head = line.split()[0]
+        if "-" in head and ":" not in head:
+            low, high = (int(x, 16) for x in head.split("-"))
+            inside = low <= address < high
+        elif inside and line.startswith("VmFlags"):
+            return set(line.split()[1:])
+    return set()
+
+
+@pytest.mark.parametrize("size", [0, 1, 4096, 2**21 - 1, 2**21, 2**22])
+def test_what_a_buffer_is(size: int) -> None:
+    buffer = SecureBuffer(size)
+    assert buffer.size == size == len(buffer.view)
+    assert len(buffer.mapped) == max(size, 1)
+    assert repr(buffer) == f"<SecureBuffer of {size} bytes>"
+    found = flags(buffer)
+    assert "dd" in found  # left out of dumps
+    assert ("hg" in found) == (size >= 2**21)  # huge pages advised where one fits
+    assert buffer.locked == ("lo" in found)
+    assert "sh" not in found  # private: a forked child does not write here
+    buffer.wipe()
+
+
+def test_the_buffer_is_private_to_its_process() -> None:
+    script = (
+        "import os; from modelvault._memory import SecureBuffer; buffer = SecureBuffer(4096)\n"
+        "buffer.view[:4] = b'mine'\n"
+        "if (child := os.fork()) == 0:\n    buffer.view[:4] = b'your'; os._exit(0)\n"
+        "os.waitpid(child, 0); print(bytes(buffer.view[:4]))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout == "b'mine'\n", done.stderr
+
+
+def test_clearing_keeps_the_memory_and_wiping_does_not() -> None:
+    buffer = SecureBuffer(5000)
+    buffer.view[:] = b"s" * 5000
+    buffer.clear()
+    assert bytes(buffer.view) == bytes(5000)
+    buffer.view[0] = 1
+    buffer.wipe()
+    assert buffer.mapped.closed
+    with pytest.raises(ValueError, match="released"):
+        len(buffer.view)
+    buffer.wipe()
+    buffer.clear()  # nothing is left to clear
+    with pytest.raises(TypeError, match=r"^a buffer of decrypted weights cannot be copied or pickled$"):
+        pickle.dumps(buffer)
+
+
+def test_a_forgotten_buffer_is_wiped() -> None:
+    buffer = SecureBuffer(4096)
+    buffer.view[:6] = b"secret"
+    kept = buffer.view[:6]
+    del buffer
+    assert bytes(kept) == bytes(6)
+
+
+def test_a_buffer_that_was_never_made_is_dropped_quietly() -> None:
+    with pytest.raises((ValueError, OverflowError, OSError)):
+        SecureBuffer(2**62)
+
+
+def test_a_system_that_refuses_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 9999)  # no kernel knows it: EINVAL
+    buffer = SecureBuffer(2**21)
+    assert {"dd"} == flags(buffer) & {"dd", "hg"}
+
+
+def test_a_system_without_advice_or_locking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(mmap, "MADV_DONTDUMP")
+    monkeypatch.setattr(_memory, "_mlock2", None)
+    buffer = SecureBuffer(2**21)
+    assert not buffer.locked
+    assert {"hg"} == flags(buffer) & {"dd", "hg", "lo"}
+
+
+@pytest.mark.parametrize("error", [OSError, AttributeError, TypeError])
+def test_a_libc_that_locks_nothing(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_library(*_names: Any, **_more: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(ctypes, "CDLL", no_library)
+    assert _memory._find_mlock() is None
+
+
+def test_locking_that_is_not_allowed() -> None:
+    """An ordinary process has a limit on locked memory; the buffer then works unlocked, and says so."""
+    script = (
+        "import os, resource\n"
+        "resource.setrlimit(resource.RLIMIT_MEMLOCK, (4096, 4096))\n"
+        "if os.geteuid() == 0: os.setresuid(65534, 65534, 65534)\n"
+        "from modelvault._memory import SecureBuffer\n"
+        "print(SecureBuffer(4096).locked, SecureBuffer(2**20).locked)"
+    )
+    command = [sys.executable, "-c", "import modelvault._memory\n" + script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout in ("True False\n", "False False\n"), done.stderr
+
+
+def test_locking_that_is_allowed() -> None:
+    """Where the system locks a page for this process when asked directly, a buffer's page is locked too."""
+    script = (
+        "import ctypes, mmap; from modelvault._memory import SecureBuffer\n"
+        "page = mmap.mmap(-1, 4096); place = (ctypes.c_char * 4096).from_buffer(page)\n"
+        "libc = ctypes.CDLL(None); libc.mlock.argtypes = (ctypes.c_void_p, ctypes.c_size_t)\n"
+        "print(libc.mlock(ctypes.addressof(place), 4096) == 0, SecureBuffer(4096).locked)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout in ("True True\n", "False False\n"), done.stderr
+
+
+def test_wiping_bytes() -> None:
+    for size in (2, 3, 100):
+        data = bytes([7]) * size
+        wipe_bytes(data)
+        assert data == bytes(size)
+    wipe_bytes(b"")
+    wipe_bytes(b"\x07")
+    assert bytes([7])[0] == 7
+
+
+def test_frees_are_overwritten_while_inside() -> None:
+    """In a process of its own, since the allocator's settings hold for all of it."""
+    script = """
+import ctypes
+from modelvault._memory import quiet_frees
+libc = ctypes.CDLL("libc.so.6")
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, (ctypes.c_size_t,), (ctypes.c_void_p,)
+def freed(size):
+    chunk = libc.malloc(size)
+    ctypes.memset(chunk, ord("s"), size)
+    libc.free(chunk)
+    return ctypes.string_at(chunk, size).count(b"s")
+before = freed(4000)
+with quiet_frees():
+    inside = freed(4000)
+cached = [libc.malloc(size) for size in range(24, 1033, 16)]
+for chunk, size in zip(cached, range(24, 1033, 16)):
+    ctypes.memset(chunk, ord("s"), size)
+    libc.free(chunk)
+with quiet_frees():
+    pass
+left = sum(ctypes.string_at(chunk, size).count(b"s" * 8) for chunk, size in zip(cached, range(24, 1033, 16)))
+print(before > 3900, inside, left, freed(4000) > 3900)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout == "True 0 0 True\n", done.stderr
+
+
+def test_an_error_inside_leaves_the_allocator_as_it_was() -> None:
+    with pytest.raises(RuntimeError), quiet_frees():
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("error", [OSError, AttributeError])
+def test_without_glibc_nothing_is_done(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_library(_name: str) -> Any:
+        raise error
+
+    _memory._glibc.cache_clear()
+    monkeypatch.setattr(ctypes, "CDLL", no_library)
+    try:
+        inside = False
+        with quiet_frees():
+            inside = True
+        assert inside
+    finally:
+        _memory._glibc.cache_clear()
