@@ -51,8 +51,8 @@ and what mutmut leaves alone everywhere: decorated functions other than class an
 managers), constants of modules, and annotations. These are held by the branch coverage of `.ci/run` alone.
 
 A first run, over all of layer 0 and the values but `onnxfile` (3456 mutants), killed 3313, stopped 16 and left 124.
-Each of these was read: about half became tests, three showed code that was not needed, the rest are explained below. A run
-that is cut short lists what it did not reach; the same command goes on from there.
+Each of these was read: about half became tests, three showed code that was not needed, the rest are explained below.
+A run that is cut short lists what it did not reach; the same command goes on from there.
 
 """
 
