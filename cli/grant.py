@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from modelvault.cli.common import FILE, ask_passphrase, json_option, passphrase_option, print_fields, print_json
+from modelvault.cli.common import FILE, PLACE, ask_passphrase, json_option, passphrase_option, print_fields, print_json
+from modelvault.cli.fingerprints import load_issuer
 from modelvault.defaults import DEFAULT
 from modelvault.errors import FileError
 from modelvault.granting import Order, embed, grant_all, write_grant
@@ -21,7 +22,7 @@ from modelvault.sealedfile import UnverifiedGrant
     "modelvault grant fraud.mvlt --to bank.pub --embed --licence q4.toml   |   "
     "modelvault grant fraud.mvlt --all customers.csv -o grants/",
 )
-@click.argument("file", type=FILE)
+@click.argument("file", type=PLACE)
 @click.option("--to", "recipient", metavar="KEY", help="Recipient's public key: name or path.")
 @click.option("--all", "source", type=FILE, help="A folder of NAME.pub, or a CSV file: name, key, licence, purpose.")
 @click.option("--sign", "signer", default=DEFAULT, metavar="KEY", help="A key that signed FILE. Default: default.")
@@ -33,10 +34,11 @@ from modelvault.sealedfile import UnverifiedGrant
 @click.option("--licence", type=FILE, help="TOML: terms for the recipient (docs/LICENCES.md).")
 @click.option("--purpose", type=click.Choice(PURPOSES), default="run", show_default=True)
 @click.option("--owner", metavar="KEY", help="The owner's secret that FILE's fingerprints are drawn from.")
+@click.option("--registry", type=FILE, help="The owner's registry. Default: under $MODELVAULT_HOME/registries.")
 @passphrase_option
 @json_option
 def command(
-    file: Path,
+    file: str | Path,
     recipient: str | None,
     source: Path | None,
     signer: str,
@@ -46,6 +48,7 @@ def command(
     licence: Path | None,
     purpose: str,
     owner: str | None,
+    registry: Path | None,
     passphrase_file: Path | None,
     as_json: bool,
 ) -> None:
@@ -65,13 +68,14 @@ def command(
         orders = read_orders(source, terms, purpose)
     else:
         public = store.load_recipient_public(str(recipient), ask)
-        orders = {"": Order(recipient=public, licence=terms, purpose=purpose)}
+        label = Path(str(recipient)).name.removesuffix(".pub")
+        orders = {"": Order(recipient=public, licence=terms, purpose=purpose, label=label)}
     grants = grant_all(
         file,
         orders.values(),
         own=store.load_recipient(own or store.own_of(signer, ".key"), ask),
         signer=store.load_publisher(signer, ask),
-        owner=store.load_owner(owner, ask) if owner else None,
+        owner=load_issuer(owner, registry, ask) if owner else None,
     )
     if source is not None and output is not None:
         count = write_grants(output, zip(orders, grants, strict=True))
@@ -84,7 +88,7 @@ def command(
         print_fields(list(facts.items()))
 
 
-def _one(data: bytes, file: Path, output: Path | None) -> dict[str, object]:
+def _one(data: bytes, file: str | Path, output: Path | None) -> dict[str, object]:
     if output is None:
         embed(file, data)
     else:

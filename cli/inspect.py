@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from modelvault._codec import format_time
-from modelvault.cli.common import PLACE, json_option, print_fields, print_json, print_table, size
+from modelvault.cli.common import PLACE, allowed_line, json_option, print_fields, print_json, print_table, size
 from modelvault.cli.license import describe
 from modelvault.verification import PublicFacts, inspect
 
@@ -33,6 +33,8 @@ def _print(facts: PublicFacts) -> None:
             ("signed by", list(facts.signers)),
             ("policy", describe(s.policy)),
             ("watermark", f"committed by {s.watermark.owner}" if s.watermark else "none"),
+            ("fingerprints", f"{s.variants.slots} slots, of {s.variants.owner}" if s.variants else "none"),
+            ("scan", allowed_line(s.allowed)),
         ]
     )
     if s.io is not None:

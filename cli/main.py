@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from modelvault import errors
+from modelvault._files import reason
 from modelvault._version import __version__
 from modelvault.cli.hints import hint_for
 
@@ -15,6 +16,7 @@ COMMANDS = {
     "audit": "Show or verify an audit log.",
     "completion": "Print a shell completion script.",
     "demo": "Tell the whole story on a bundled model, in a temporary folder.",
+    "diff": "Compare two models: graph and weights.",
     "doctor": "Report what this host does to protect a loaded model.",
     "grant": "Give a recipient access to a sealed model.",
     "handover": "Let a publisher's old keys sign its new ones.",
@@ -26,6 +28,7 @@ COMMANDS = {
     "rewrap": "Move grants from a recipient's old key to its new one.",
     "run": "Load a sealed model and run it once.",
     "sbom": "Print a CycloneDX bill of materials.",
+    "scan": "Assess a model before it is sealed, shipped or run.",
     "seal": "Encrypt and sign an ONNX model.",
     "sign": "Add a signature to a sealed model or a hand-over.",
     "sign-model": "Sign a plain model folder (OpenSSF Model Signing).",
@@ -116,6 +119,11 @@ def main(args: list[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(INTERRUPTED)
+    except OSError as error:  # of a path that was only asked about: too long, or behind a folder that is closed to us
+        named = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        failure = errors.FileError(f"{named}{reason(error)}")
+        _complain(failure)
+        sys.exit(status_of(failure))
     except Exception as error:
         if os.environ.get("MODELVAULT_DEBUG"):
             raise

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from modelvault.cli.common import FILE, ask_passphrase, json_option, passphrase_option, print_json, print_table
+from modelvault.cli.fingerprints import load_issuer
 from modelvault.defaults import DEFAULT
 from modelvault.errors import FileError
 from modelvault.granting import rewrap
@@ -18,6 +19,7 @@ from modelvault.keys import store
 @click.option("--sign", "signer", default=DEFAULT, metavar="KEY", help="A key that signed the files.")
 @click.option("--own", metavar="KEY", help="The publisher's own recipient key. Default: NAME.own.")
 @click.option("--owner", metavar="KEY", help="The owner's secret that the files' fingerprints are drawn from.")
+@click.option("--registry", type=FILE, help="The owner's registry. Default: under $MODELVAULT_HOME/registries.")
 @passphrase_option
 @json_option
 def command(
@@ -27,6 +29,7 @@ def command(
     signer: str,
     own: str | None,
     owner: str | None,
+    registry: Path | None,
     passphrase_file: Path | None,
     as_json: bool,
 ) -> None:
@@ -41,8 +44,8 @@ def command(
     after = store.load_recipient_public(new)
     ask = ask_passphrase(passphrase_file)
     key, mine = store.load_publisher(signer, ask), store.load_recipient(own or store.own_of(signer, ".key"), ask)
-    secret = store.load_owner(owner, ask) if owner else None
-    rows = [(rewrap(file, before, after, own=mine, signer=key, owner=secret), str(file)) for file in files]
+    issuer = load_issuer(owner, registry, ask) if owner else None
+    rows = [(rewrap(file, before, after, own=mine, signer=key, owner=issuer), str(file)) for file in files]
     if as_json:
         print_json({"from": before, "to": after.fingerprint, "moved": {file: count for count, file in rows}})
     else:

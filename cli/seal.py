@@ -8,6 +8,7 @@ import click
 from modelvault.cli.common import (
     FILE,
     Passphrase,
+    allowed_line,
     ask_passphrase,
     json_option,
     passphrase_option,
@@ -17,16 +18,16 @@ from modelvault.cli.common import (
     read_arrays,
     size,
 )
+from modelvault.cli.fingerprints import Planning, load_issuer
 from modelvault.defaults import DEFAULT
 from modelvault.envelopes import InputEnvelope
 from modelvault.errors import FileError, FormatError, KeyUnavailable
-from modelvault.keys import OwnerSecret, store
+from modelvault.keys import store
 from modelvault.keys.remote import Wrapper
 from modelvault.oms import SignedModel
 from modelvault.policy import Terms, read_terms
 
 if TYPE_CHECKING:
-    from modelvault.fingerprint.planning import FingerprintPlan
     from modelvault.watermark.embedding import Plan
 
 
@@ -50,10 +51,9 @@ if TYPE_CHECKING:
 @click.option("--watermark-payload", metavar="TEXT|HEX", help="At most 16 bytes. Default: name and version.")
 @click.option("--watermark-inputs", type=FILE, metavar="FILE.npz", help="Real inputs to measure the marks' drift on.")
 @click.option("--fingerprint", metavar="KEY", help="Give each recipient a copy of its own, traceable by this owner.")
-@click.option("--colluders", type=click.IntRange(1, 64), default=5, show_default=True, help="Blended copies to trace.")
-@click.option(
-    "--recipients-expected", "expected", type=click.IntRange(1, 100_000), default=1000, show_default=True, metavar="N"
-)
+@click.option("--fingerprint-for", "only", metavar="KEY", help="Mark the whole file for this one recipient instead.")
+@click.option("--registry", type=FILE, help="The owner's registry. Default: under $MODELVAULT_HOME/registries.")
+@click.option("--colluders", type=click.IntRange(1, 8), default=3, show_default=True, help="Blended copies to trace.")
 @click.option(
     "--calibrate",
     multiple=True,
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
 @click.option("--model-key", "model_keys", multiple=True, metavar="KEY", help="Public key that made it. Repeatable.")
 @click.option("--public-io", is_flag=True, help="Show input and output names and shapes to everybody.")
 @click.option("--keep-docs", is_flag=True, help="Keep doc strings, exporters' notes and inner names.")
+@click.option("--allow", multiple=True, metavar="RULE", help="Seal in spite of this scan rule, on record. Repeatable.")
 @click.option("--dry-run", is_flag=True, help="Check everything, write nothing.")
 @click.option("--force", is_flag=True, help="Replace an existing output file.")
 @passphrase_option
@@ -83,13 +84,15 @@ def command(
     watermark_payload: str | None,
     watermark_inputs: Path | None,
     fingerprint: str | None,
+    only: str | None,
+    registry: Path | None,
     colluders: int,
-    expected: int,
     calibrate: tuple[Path, ...],
     model_signature: Path | None,
     model_keys: tuple[str, ...],
     public_io: bool,
     keep_docs: bool,
+    allow: tuple[str, ...],
     dry_run: bool,
     force: bool,
     passphrase_file: Path | None,
@@ -110,17 +113,25 @@ def command(
     names = signers or (DEFAULT,)
     ask = ask_passphrase(passphrase_file)
     keys = [store.load_publisher(n, ask) for n in names]
-    plan = slots = None
+    plan = slots = copy = None
+    if only is not None and fingerprint is None:
+        raise click.UsageError("--fingerprint-for goes with --fingerprint")
+    wrapped = _recipients(recipients if only is None else (only,), ask)
     if watermark is not None:
         default = f"{name or find_model(model).stem} {version}".encode()[:16].decode(errors="ignore")
-        plan = _mark(model, watermark, watermark_payload or default, watermark_inputs, ask)
+        plan = _mark(model, watermark, watermark_payload or default, watermark_inputs, ask, shared=bool(fingerprint))
     if fingerprint is not None:
-        slots = _slots(model, store.load_owner(fingerprint, ask), colluders, expected, plan, watermark_inputs)
+        names_of = dict(zip((r.fingerprint for r in wrapped), recipients or (only or DEFAULT,), strict=False))
+        planning = Planning(load_issuer(fingerprint, registry, ask), names_of, find_model(model), watermark_inputs)
+        if only is None:
+            slots = planning.slots(colluders, plan)
+        else:
+            copy = planning.own_file(wrapped[0].fingerprint, shared=plan is not None)
     with progress_bar("sealing", _bytes_in(model)) as step:
         report = seal(
             model,
             target,
-            recipients=_recipients(recipients, ask),
+            recipients=wrapped,
             signers=keys,
             own=store.load_recipient_public(own or store.own_of(names[0], ".pub"), ask),
             name=name,
@@ -129,10 +140,12 @@ def command(
             policy=read_terms(policy) if policy else Terms(),
             watermark=plan,
             fingerprint=slots,
+            own_copy=copy,
             guard=_envelope(calibrate),
             signed=_signed(model, model_signature, model_keys),
             public_io=public_io,
             keep_docs=keep_docs,
+            allow=allow,
             dry_run=dry_run,
             progress=step,
         )
@@ -148,14 +161,15 @@ def command(
             ("weights", f"{report.tensors} tensors, {size(report.region)}"),
             ("assets", ", ".join(report.assets) or "none"),
             ("watermark", "none" if plan is None else f"strength {plan.strength}, {plan.robustness}"),
-            ("fingerprints", "none" if slots is None else slots.summary),
+            ("fingerprints", chosen.summary if (chosen := slots or copy) else "none"),
+            ("scan", allowed_line(report.statement.allowed)),
             ("signed by", list(report.statement.publishers)),
             ("granted to", list(report.recipients)),
         ]
     )
 
 
-def _mark(model: Path, owner: str, payload: str, inputs: Path | None, ask: Passphrase) -> "Plan":
+def _mark(model: Path, owner: str, payload: str, inputs: Path | None, ask: Passphrase, *, shared: bool) -> "Plan":
     from modelvault.sources import find_model
     from modelvault.watermark import embedding
     from modelvault.watermark.fidelity import read_inputs
@@ -166,24 +180,7 @@ def _mark(model: Path, owner: str, payload: str, inputs: Path | None, ask: Passp
         payload=embedding.parse_payload(payload),
         inputs=read_inputs(inputs) if inputs else None,
         inputs_name=inputs.name if inputs else "",
-    )
-
-
-def _slots(
-    model: Path, owner: OwnerSecret, coalition: int, recipients: int, mark: "Plan | None", inputs: Path | None
-) -> "FingerprintPlan":
-    from modelvault.fingerprint.planning import make_plan
-    from modelvault.sources import find_model
-    from modelvault.watermark.fidelity import read_inputs
-
-    return make_plan(
-        find_model(model),
-        owner,
-        coalition=coalition,
-        recipients=recipients,
-        watermark=mark,
-        inputs=read_inputs(inputs) if inputs else None,
-        inputs_name=inputs.name if inputs else "",
+        budget=embedding.Budget().shared() if shared else None,
     )
 
 

@@ -4,16 +4,26 @@ from pathlib import Path
 
 import click
 
-from modelvault.cli.common import FILE, PLACE, bytes_in, json_option, print_fields, print_json, progress_bar
+from modelvault.cli.common import (
+    PLACE,
+    allowed_line,
+    bytes_in,
+    json_option,
+    print_fields,
+    print_json,
+    progress_bar,
+)
 from modelvault.defaults import trust_policy
 from modelvault.verification import verify
 
 
 @click.command("verify", epilog="Example: modelvault verify fraud.mvlt --trust trust.toml")
 @click.argument("file", type=PLACE)
-@click.option("--trust", type=FILE, help="Trust policy. Default: $MODELVAULT_HOME/trust.toml.")
+@click.option(
+    "--trust", type=PLACE, help="Trust policy: path, or URL#sha256=HEX. Default: $MODELVAULT_HOME/trust.toml."
+)
 @json_option
-def command(file: str | Path, trust: Path | None, as_json: bool) -> None:
+def command(file: str | Path, trust: str | Path | None, as_json: bool) -> None:
     """Check who sealed FILE and that not a byte changed, with no private key."""
     policy = trust_policy(trust)
     with progress_bar("verifying", bytes_in(file)) as step:
@@ -27,7 +37,9 @@ def command(file: str | Path, trust: Path | None, as_json: bool) -> None:
         "signers": sorted(model.signers),
         "root": model.statement.root.hex(),
     }
+    allowed = model.statement.allowed
     if as_json:
-        print_json(facts)
+        print_json(facts | {"scan_allowed": list(allowed)})
     else:
-        print_fields([("verified", file)] + [(k, v) for k, v in facts.items() if k not in ("verified", "file")])
+        rows = [(k, v) for k, v in facts.items() if k not in ("verified", "file")]
+        print_fields([("verified", file), *rows, ("scan", allowed_line(allowed))])

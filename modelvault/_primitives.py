@@ -127,7 +127,8 @@ def keystream(key: bytes, length: int) -> Iterator[memoryview]:
     In pieces of KEYSTREAM_PIECE bytes, each valid until the next is taken.
     """
     encryptor = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
-    zeros, piece = bytes(KEYSTREAM_PIECE), bytearray(KEYSTREAM_PIECE + 15)
+    size = min(length, KEYSTREAM_PIECE)
+    zeros, piece = bytes(size), bytearray(size + 15)
     for at in range(0, length, KEYSTREAM_PIECE):
         encryptor.update_into(zeros, piece)
         yield memoryview(piece)[: min(KEYSTREAM_PIECE, length - at)]

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,22 +12,22 @@ from modelvault.container import MAX_GRANT_COUNT, payload_offset
 from modelvault.envelope import Signer
 from modelvault.errors import FileError, FormatError, NoMatchingKey, UntrustedPublisher
 from modelvault.filekey import FileKey, Identity, Recipient
-from modelvault.keys import OwnerSecret
 from modelvault.manifest import GrantStatement
 from modelvault.policy import Terms
-from modelvault.sealedfile import SealedFile, UnverifiedGrant
+from modelvault.sealedfile import SealedFile, UnverifiedGrant, open_header
 
 if TYPE_CHECKING:
-    from modelvault.fingerprint.rings import RecipientKeys
+    from modelvault.fingerprint.rings import Owner, RecipientKeys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """Whom a grant is for, under which terms, and for what: ``run`` or ``audit``."""
+    """Whom a grant is for (``label``: the publisher's name for it), under which terms: to ``run`` or to ``audit``."""
 
     recipient: Recipient
     licence: Terms | None = None
     purpose: str = "run"
+    label: str = ""
 
 
 def grant(
@@ -38,13 +38,13 @@ def grant(
     signer: Signer,
     licence: Terms | None = None,
     purpose: str = "run",
-    owner: OwnerSecret | None = None,
+    owner: "Owner | None" = None,
 ) -> bytes:
     """A signed grant of the sealed model for ``recipient``: to be kept beside the file, or embedded.
 
     ``own`` is the publisher's own recipient key, which every file that it sealed is granted to; ``signer`` one of the
-    keys that signed the file, since loaders take grants from the model's publisher alone. ``owner`` is the secret that
-    a file with fingerprints was sealed with: it chooses the recipient's variants.
+    keys that signed the file, since loaders take grants from the model's publisher alone. ``owner`` issues
+    the copies of a file with fingerprints: its secret chooses the variants, its registry records the recipient first.
 
     Raises FormatError, FileError, NoMatchingKey, UntrustedPublisher, PayloadTampered.
     """
@@ -58,20 +58,21 @@ def grant_all(
     *,
     own: Identity,
     signer: Signer,
-    owner: OwnerSecret | None = None,
+    owner: "Owner | None" = None,
 ) -> Iterator[bytes]:
     """A grant for each order, in turn. The file is opened once, its key unwrapped once, its payload never read.
 
-    Raises as :func:`grant`.
+    ``path`` may be a URL, of which the header is read by range. Raises as :func:`grant`.
     """
-    with SealedFile(path) as sealed:
+    with open_header(path) as sealed:
         signers = {s.keyid for s in sealed.envelope.signatures}
         if signer.public.fingerprint not in signers:
             raise UntrustedPublisher(f"{sealed.path}: not signed by {signer.public.fingerprint}")
         sealed.envelope.verified_by([signer.public])
         key = FileKey.open(_own_grant(sealed, own), own, sealed.statement)
         name, digest = sealed.statement.name, sealed.statement_digest
-        keys = _recipient_keys(sealed, owner)
+        orders = list(orders)
+        keys = _issue(sealed, orders, owner)
     for order in orders:
         variants = keys.of(order.recipient.fingerprint, order.purpose) if keys else None
         statement = key.grant(
@@ -80,14 +81,14 @@ def grant_all(
         yield envelope.sign(statement.to_bytes(), [signer]).to_bytes()
 
 
-def _recipient_keys(sealed: SealedFile, owner: OwnerSecret | None) -> "RecipientKeys | None":
+def _issue(sealed: SealedFile, orders: Sequence[Order], owner: "Owner | None") -> "RecipientKeys | None":
+    """What chooses the variants, once every recipient is in the owner's registry."""
     if sealed.statement.variants is None:
         return None
     if owner is None:
         raise NoMatchingKey(f"{sealed.path}: only owner {sealed.statement.variants.owner} can draw its fingerprints")
-    from modelvault.fingerprint.rings import RecipientKeys
-
-    return RecipientKeys(owner, sealed.statement.variants, sealed.statement.nonce, str(sealed.path))
+    who = [(o.recipient.fingerprint, o.label) for o in orders if o.purpose != "audit"]
+    return owner.issue(sealed.statement, sealed.statement_digest, who, str(sealed.path))
 
 
 def rewrap(
@@ -97,13 +98,13 @@ def rewrap(
     *,
     own: Identity,
     signer: Signer,
-    owner: OwnerSecret | None = None,
+    owner: "Owner | None" = None,
 ) -> int:
     """Move every embedded grant of the key with fingerprint ``old`` to ``new``, terms and purpose kept; how many.
 
     A file without a grant for ``old`` is left alone. Raises as :func:`grant`.
     """
-    with SealedFile(path) as sealed:
+    with open_header(path) as sealed:
         pairs = list(zip(sealed.header.grants, sealed.grants(), strict=True))
         moved = [item.statement for _, item in pairs if item.statement.recipient == old]
         if moved:
@@ -123,7 +124,7 @@ def _own_grant(sealed: SealedFile, own: Identity) -> GrantStatement:
 
 def embed(path: str | os.PathLike[str], grant: bytes) -> None:
     """Add a grant to the file; one that its recipient already has is replaced. Atomic: the payload is copied."""
-    with SealedFile(path) as sealed:
+    with open_header(path) as sealed:
         added = UnverifiedGrant.from_bytes(grant, "grant").statement
         if added.model != sealed.statement_digest:
             raise FormatError(f"{sealed.path}: the grant is for another model")
@@ -142,7 +143,7 @@ def ungrant(path: str | os.PathLike[str], fingerprint: str) -> int:
 
     Who has decrypted the model once may have kept it, and a copy of the file still holds the grant.
     """
-    with SealedFile(path) as sealed:
+    with open_header(path) as sealed:
         pairs = zip(sealed.header.grants, sealed.grants(), strict=True)
         kept = tuple(raw for raw, item in pairs if item.statement.recipient != fingerprint)
         removed = len(sealed.header.grants) - len(kept)

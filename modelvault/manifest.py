@@ -26,6 +26,8 @@ PURPOSES = ("run", "audit")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(r"(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){0,3}")
+_RULE = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+MAX_ALLOWED = 64
 _GRANT_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -63,7 +65,10 @@ class PlainSignature:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelStatement:
-    """What the publisher signs about a sealed model. Times are UTC; ``root`` covers the whole ciphertext."""
+    """What the publisher signs about a sealed model. Times are UTC; ``root`` covers the whole ciphertext.
+
+    ``allowed``: rules of the scan whose errors the publisher let pass, sorted.
+    """
 
     name: str
     version: str
@@ -78,6 +83,7 @@ class ModelStatement:
     watermark: Commitment | None = None
     variants: Variants | None = None
     plain_signature: PlainSignature | None = None
+    allowed: tuple[str, ...] = ()
 
     @property
     def payload_size(self) -> int:
@@ -102,6 +108,8 @@ class ModelStatement:
             predicate["fingerprint"] = self.variants.to_dict()
         if self.plain_signature is not None:
             predicate["plainSignature"] = self.plain_signature.to_dict()
+        if self.allowed:
+            predicate["scanAllowed"] = list(self.allowed)
         return build_statement(self.name, {ROOT_ALGORITHM: self.root.hex()}, MODEL_PREDICATE, predicate)
 
     @classmethod
@@ -125,6 +133,7 @@ class ModelStatement:
             watermark=None if mark is None else Commitment.from_dict(mark, f"{fields.path}.watermark"),
             variants=None if variants is None else Variants.from_dict(variants, f"{fields.path}.fingerprint"),
             plain_signature=None if plain is None else PlainSignature.from_dict(plain, f"{fields.path}.plainSignature"),
+            allowed=_allowed(fields),
         )
         fields.done()
         stored = [e.plain for e in statement.extents if e.kind == "variants"]
@@ -184,6 +193,19 @@ class GrantStatement:
         wrap.done()
         fields.done()
         return statement
+
+
+def _allowed(fields: Fields) -> tuple[str, ...]:
+    """Names of rules, sorted and each once; an empty list is left out of a statement."""
+    names: tuple[str, ...] | None = fields.texts("scanAllowed", None, limit=MAX_ALLOWED)
+    if names is None:
+        return ()
+    field = f"{fields.path}.scanAllowed"
+    for name in names:
+        _matching(_RULE, name, field)
+    if not names or list(names) != sorted(set(names)):
+        raise FormatError(f"{field}: expected names in order, each once")
+    return names
 
 
 def check_name(text: str, field: str) -> str:

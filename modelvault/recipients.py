@@ -48,6 +48,7 @@ def _order(where: str, row: dict[str, str], folder: Path, licence: Terms | None,
         recipient=RecipientPublic.from_pem(_files.read_bytes(key, limit=store.MAX_KEY_FILE), str(key)),
         licence=read_terms(folder / row["licence"]) if row.get("licence") else licence,
         purpose=wanted,
+        label=row["name"],
     )
 
 

@@ -18,10 +18,12 @@ from modelvault.manifest import NONCE, ModelStatement, check_name, check_version
 from modelvault.oms import SignedModel
 from modelvault.payload import PLACEHOLDER, PayloadPlan, write_payload
 from modelvault.policy import Terms
+from modelvault.scan.gate import Gate
 from modelvault.sealedfile import Progress
 from modelvault.sources import find_sources
 
 if TYPE_CHECKING:
+    from modelvault.fingerprint.ownfile import OwnFilePlan
     from modelvault.fingerprint.planning import FingerprintPlan
     from modelvault.fingerprint.rings import RecipientKeys
     from modelvault.watermark.embedding import Plan
@@ -53,6 +55,7 @@ class SealReport:
             "tensors": self.tensors,
             "weights_bytes": self.region,
             "assets": list(self.assets),
+            "scan_allowed": list(self.statement.allowed),
         }
 
 
@@ -72,7 +75,9 @@ def seal(
     public_io: bool = False,
     watermark: "Plan | None" = None,
     fingerprint: "FingerprintPlan | None" = None,
+    own_copy: "OwnFilePlan | None" = None,
     keep_docs: bool = False,
+    allow: Iterable[str] = (),
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> SealReport:
@@ -81,10 +86,11 @@ def seal(
     ``own`` is the publisher's own recipient key: with it the publisher can issue more grants later. ``guard`` is the
     input envelope that sessions will check. ``watermark`` (watermark.embedding.make_plan) marks the weights on their
     way: the unmarked ones are never written. ``fingerprint`` (fingerprint.planning.make_plan) gives every recipient a
-    copy of its own. ``signed`` is a verified OpenSSF signature of the folder ``source``: what
-    is sealed must be just its files, and the statement records it. ``progress`` is called with counts of plain bytes
-    sealed. After any failure ``output`` is as it was. A dry run checks everything, signs a rehearsal, and writes
-    nothing.
+    copy of its own; ``own_copy`` marks the whole file for one. The owner's registry knows before the file appears.
+    ``signed`` is a verified OpenSSF signature of the folder ``source``: what is sealed must be just its files, and the
+    statement records it. ``allow`` names rules of the scan (docs/SCAN.md) whose errors do not stop the seal; those that
+    would have stand in the statement. ``progress`` is called with counts of plain bytes sealed. After any failure
+    ``output`` is as it was. A dry run checks everything, signs a rehearsal, and writes nothing.
 
     Raises ModelError, FileError, FormatError, KeyUnavailable; PayloadTampered for a file that is not as in ``signed``.
     """
@@ -92,8 +98,12 @@ def seal(
     marker = watermark.marker() if watermark else None
     key, nonce = FileKey.generate(), secrets.token_bytes(NONCE)
     edit = marker.edit if marker else None
+    second = own_copy.marker(edit) if own_copy else None
+    edit = second.edit if second else edit
     slots = fingerprint.sealer(nonce, edit) if fingerprint else None
-    model = onnxfile.split(model_path, keep_docs=keep_docs, edit=slots.edit if slots else edit)
+    gate = Gate(model_path, asset_list, allow)
+    model = onnxfile.split(model_path, keep_docs=keep_docs, edit=slots.edit if slots else edit, look=gate.look)
+    allowed = gate.passed()
     asset_list = [a for a in asset_list if a.path not in {s.path for s in model.sources}]
     plan = PayloadPlan(model, asset_list, guard, signed, slots)
     statement = ModelStatement(
@@ -110,6 +120,7 @@ def seal(
         watermark=watermark.commitment if watermark else None,
         variants=fingerprint.variants if fingerprint else None,
         plain_signature=signed.record if signed else None,
+        allowed=allowed,
     )
     everyone = list({r.fingerprint: r for r in [*recipients, own]}.values())
     # A rehearsal with a placeholder root: keys that do not work fail now, and the header's length is known.
@@ -131,12 +142,16 @@ def seal(
     with _files.atomic_write(output) as file:
         file.seek(offset)
         root = write_payload(file, plan, key, nonce, progress)
-        if marker:
-            marker.check_complete(model_path)
+        for mark in filter(None, (marker, second)):
+            mark.check_complete(model_path)
         statement = replace(statement, root=root)
         header, digest = _header(statement, signers, everyone, key, keys)
         file.seek(0)
         file.write(header.to_bytes(offset))
+        if fingerprint:
+            fingerprint.record(statement, digest, report.recipients)
+        if own_copy:
+            own_copy.record(digest)
     return replace(report, statement=statement, statement_digest=digest)
 
 

@@ -17,7 +17,7 @@ KEY = 32
 MAX_SLOTS = 4096  # a grant that holds a key for each stays below 256 KiB
 MAX_SLOT = 2**16
 UNIT = 64  # bytes; a slot is a multiple of it, so that it holds whole elements of any type
-MAX_COALITION = 64
+MAX_COALITION = 16
 BITS = (0, 1)
 
 _OWNER = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_fingerprint import network
 
 from modelvault import samples
 from modelvault.onnxfile import OpenModel
@@ -99,6 +100,8 @@ def test_readme(shell: Shell) -> None:
     for line in block.splitlines():
         if line.startswith("modelvault grant"):
             shell("modelvault keygen recipient bank && cp home/keys/recipient/bank.pub .")
+        if "--fingerprint" in line:
+            network(shell.folder / "encoder.onnx")
         if line.startswith("modelvault watermark verify"):
             shell("modelvault watermark embed model.onnx -o suspect.onnx --owner default")
         shell(line)

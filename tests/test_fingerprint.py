@@ -1,7 +1,9 @@
 """One sealed file, another copy for every recipient: slots, key rings, loads, grants, and what nobody can read."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,6 +18,7 @@ from modelvault.decryption import decrypt
 from modelvault.errors import FormatError, ModelVaultError, NoMatchingKey, PayloadTampered
 from modelvault.filekey import FileKey
 from modelvault.fingerprint.planning import FingerprintPlan, make_plan
+from modelvault.fingerprint.rings import Owner
 from modelvault.keys import OwnerSecret, RecipientKey
 from modelvault.sealedfile import SealedFile, UnverifiedGrant
 from modelvault.variants import BITS, KeyRing, MasterKey, Variants, seal_slot
@@ -49,7 +52,9 @@ class Story:
 
     def grant_to(self, key: RecipientKey, purpose: str = "run") -> Path:
         p = self.parties
-        grant = granting.grant(self.path, key.public, own=p.own, signer=p.publisher, owner=self.secret, purpose=purpose)
+        grant = granting.grant(
+            self.path, key.public, own=p.own, signer=p.publisher, owner=Owner(self.secret), purpose=purpose
+        )
         path = p.folder / f"{key.public.fingerprint[7:15].replace('/', '_')}.grant"
         path.write_bytes(grant)
         return path
@@ -74,7 +79,7 @@ class Story:
 @pytest.fixture
 def story(parties: Parties, tmp_path: Path) -> Story:
     model, secret = network(tmp_path / "net.onnx"), OwnerSecret.generate()
-    plan = make_plan(model, secret)
+    plan = make_plan(model, Owner(secret))
     return Story(parties, secret, plan, model, parties.seal(model, fingerprint=plan))
 
 
@@ -165,7 +170,7 @@ def test_a_tensor_that_stands_twice_has_no_slots(story: Story) -> None:
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_other_floats(parties: Parties, tmp_path: Path, dtype: type) -> None:
     secret, model = OwnerSecret.generate(), network(tmp_path / "net.onnx", dtype)
-    plan = make_plan(model, secret)
+    plan = make_plan(model, Owner(secret))
     story = Story(parties, secret, plan, model, parties.seal(model, fingerprint=plan))
     assert story.region(parties.customer) != story.region(parties.own)
 
@@ -175,7 +180,9 @@ def test_a_grant_without_the_owner_or_with_another(story: Story) -> None:
     with pytest.raises(NoMatchingKey, match="only owner SHA256:"):
         granting.grant(story.path, p.stranger.public, own=p.own, signer=p.publisher)
     with pytest.raises(NoMatchingKey, match="fingerprints are of owner"):
-        granting.grant(story.path, p.stranger.public, own=p.own, signer=p.publisher, owner=OwnerSecret.generate())
+        granting.grant(
+            story.path, p.stranger.public, own=p.own, signer=p.publisher, owner=Owner(OwnerSecret.generate())
+        )
 
 
 def test_a_grant_is_small_and_every_key_counts(story: Story) -> None:
@@ -205,7 +212,7 @@ def test_a_flipped_byte_of_any_variant_is_refused(story: Story) -> None:
 def test_rewrap_draws_for_the_new_key(story: Story) -> None:
     p, new = story.parties, RecipientKey.generate()
     moved = granting.rewrap(
-        story.path, p.customer.public.fingerprint, new.public, own=p.own, signer=p.publisher, owner=story.secret
+        story.path, p.customer.public.fingerprint, new.public, own=p.own, signer=p.publisher, owner=Owner(story.secret)
     )
     assert moved == 1
     p.load(story.path, identity=new).close()
@@ -227,3 +234,65 @@ def test_key_rings_round_trip() -> None:
     with pytest.raises(FormatError):
         KeyRing.from_bytes(ring.to_bytes(), 24, "x")
     assert repr(ring) == "<KeyRing>" and repr(master) == "<MasterKey>"
+
+
+def test_the_whole_story_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seal, grant, leak, trace: by a plain original and by the sealed file, with a page; then a file for one."""
+    from modelvault.cli.main import main
+
+    def run(*words: object, status: int = 0) -> str:
+        with pytest.raises(SystemExit) as exit_:
+            main([str(w) for w in words])
+        printed = capsys.readouterr()
+        assert int(exit_.value.code or 0) == status, printed.err
+        return printed.out
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MODELVAULT_PASSPHRASE", "x")
+    network(Path("net.onnx"))
+    for kind, name in (("publisher", "default"), ("host", "default"), ("owner", "us")):
+        run("keygen", kind, name)
+    for name in ("bank", "shop", "auditor"):
+        run("keygen", "recipient", name)
+    run("trust", "add", "default", "--name", "acme", "--models", "*")
+    assert "1024 slots" in run("seal", "net.onnx", "--fingerprint", "us", "--to", "bank", "-o", "net.mvlt")
+    run("grant", "net.mvlt", "--to", "shop", "--owner", "us", "-o", "shop.grant")
+    run("grant", "net.mvlt", "--to", "auditor", "--owner", "us", "-o", "audit.grant", "--purpose", "audit")
+    run("grant", "net.mvlt", "--to", "shop", "-o", "x.grant", status=7)
+    assert not Path("x.grant").exists()
+    leak(Path("net.mvlt"), "shop", "shop.grant", Path("leak.npz"))
+    found = json.loads(run("watermark", "trace", "leak.npz", "--owner", "us", "--original", "net.onnx", "--json"))
+    assert [r["label"] for r in found["ranking"] if r["named"]] == ["shop"]
+    assert found["recipients"] == 3
+    out = run(
+        *("watermark", "trace", "leak.npz", "--owner", "us", "--sealed", "net.mvlt", "--identity", "auditor"),
+        *("--grant", "audit.grant", "--evidence", "leak.html"),
+    )
+    assert "named        shop" in out and "one copy" in out
+    page = Path("leak.html").read_text()
+    assert "was made from the copy of <b>shop</b>" in page and "<script" not in page
+    run("watermark", "trace", "net.onnx", "--owner", "us", "--original", "net.onnx", status=30)
+    run("seal", "net.onnx", "--fingerprint", "us", "--fingerprint-for", "bank", "-o", "bank.mvlt")
+    leak(Path("bank.mvlt"), "bank", None, Path("own.npz"))
+    found = json.loads(run("watermark", "trace", "own.npz", "--owner", "us", "--original", "net.onnx", "--json"))
+    assert [(r["label"], r["kind"]) for r in found["ranking"] if r["named"]] == [("bank", "file")]
+
+
+def leak(path: Path, name: str, grant: str | None, output: Path) -> None:
+    """The weights as a recipient's process has them in memory."""
+    from modelvault.keys import store
+
+    identity = store.load_recipient(name, lambda: b"x")
+    with SealedFile(path) as sealed:
+        given = [UnverifiedGrant.from_bytes(Path(grant).read_bytes(), grant)] if grant else sealed.grants()
+        mine = next(g.statement for g in given if g.statement.recipient == identity.public.fingerprint)
+        model = decrypt(sealed, FileKey.open(mine, identity, sealed.statement), tensors=True)
+        region = bytes(model.weights.view)
+        tables: dict[str, Any] = {
+            f"t{n}": np.frombuffer(region[t.offset : t.offset + t.length], np.float32).reshape(t.shape)
+            for n, t in enumerate(model.index.tensors)
+        }
+        model.wipe()
+    np.savez(output, **tables)

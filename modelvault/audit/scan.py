@@ -135,7 +135,7 @@ class Scan:
     def _link(self, record: Record) -> None:
         if record.batch != self._now.batch:
             raise self._tampered("modified", f"batch {record.batch}, expected {self._now.batch}: a head is missing")
-        if self._open == 0 and record.prev is not None and record.prev != self._now.prev:
+        if (record.prev or "") != ("" if self._open else self._now.prev):
             raise self._tampered("modified", "the head before this line is not the one that was written")
 
     def _opened(self, record: Record) -> None:

@@ -65,8 +65,11 @@ class Standing:
 
 def next_key(record: Record, field_name: str) -> HostPublic:
     """The key that a ``key.rotated`` record hands over to. Raises FormatError."""
-    raw = Fields(record.fields, field_name).binary("public", size=32)
-    return HostPublic.from_bytes(raw, f"{field_name}.public")
+    fields = Fields(record.fields, field_name)
+    key = HostPublic.from_bytes(fields.binary("public", size=32), f"{field_name}.public")
+    if fields.text("next", limit=128) != key.fingerprint:
+        raise FormatError(f"{field_name}.next: not the fingerprint of the public key beside it")
+    return key
 
 
 def new_minimum(record: Record, field_name: str) -> int:

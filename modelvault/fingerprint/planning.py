@@ -1,19 +1,22 @@
 """Choose slots for a model: how many, where, how strong; measure what they do; refuse what traces nobody."""
 
+import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from modelvault._primitives import LABEL_FINGERPRINT, hkdf, keystream
-from modelvault.errors import ModelError
+from modelvault.errors import FormatError, ModelError
 from modelvault.fingerprint.embed import SlotSealer, copy_edit
 from modelvault.fingerprint.layout import MILLION, Layout, SlotTensor, item_size
-from modelvault.fingerprint.rings import RecipientKeys
+from modelvault.fingerprint.registry import Sealed
+from modelvault.fingerprint.rings import Owner, RecipientKeys
 from modelvault.keys import OwnerSecret
+from modelvault.manifest import ModelStatement
 from modelvault.onnxfile import Edit, OpenModel, split
 from modelvault.variants import MAX_SLOT, UNIT, Variants
 from modelvault.watermark.carriers import STEPS, Carrier, tensor_digest, to_float
@@ -22,19 +25,23 @@ from modelvault.watermark.embedding import Plan as Watermark
 from modelvault.watermark.embedding import make_plan as make_watermark
 from modelvault.watermark.fidelity import Bench, Drift, Feed
 
-SHARE = 0.06  # of the carriers' bytes that slots take, and so about what the file grows by
-SLOTS, LEAST_SLOTS = 2048, 256
-STRONGEST, WEAKEST, WEAKER = 0.02, 0.002, 0.8
+SIZES = ((2, 1024, 0.6), (3, 1024, 1.3), (4, 2048, 1.0), (5, 2048, 1.5), (6, 4096, 1.0), (8, 4096, 1.7))
+"""(Largest coalition, slots that trace it, and how strong each must be): simulated, see docs/FINGERPRINTS.md."""
+SHARES = (0.03, 0.06, 0.12)  # of the carriers' bytes, tried in turn: about what the file grows by
+STRONGEST, WEAKEST, STEP_DOWN = 0.02, 0.001, 0.9
+NOISE = 0.1  # the damage that slots are dimensioned for: noise of this size relative to the weights
+WANTED = 2.5  # a slot's mark after that noise, in standard deviations
 STEP_SHARE = 186 / 256  # of the pattern's values that are not 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FingerprintPlan:
-    """Slots chosen for a model, and the measured drift of one recipient's copy."""
+    """Slots chosen for a model, and the measured drift of one recipient's copy. ``labels``: names by fingerprint."""
 
-    secret: OwnerSecret
+    owner: Owner
     layout: Layout
     drift: Drift | None
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
@@ -44,46 +51,107 @@ class FingerprintPlan:
     @property
     def variants(self) -> Variants:
         """What the statement says."""
-        return self.layout.variants(self.secret)
+        return self.layout.variants(self.owner.secret)
+
+    @property
+    def amplitude(self) -> float:
+        """A slot's mark over noise of a tenth of the weights' size, on average over the slots."""
+        layout = self.layout
+        roots = sum(len(t.starts) * math.sqrt(layout.count(t)) for t in layout.tensors) / layout.slots
+        return layout.strength / MILLION / NOISE * roots
 
     def sealer(self, nonce: bytes, before: Edit | None) -> SlotSealer:
-        return SlotSealer(self.secret, self.layout, nonce, before)
+        return SlotSealer(self.owner.secret, self.layout, nonce, before)
 
     def keys(self, nonce: bytes) -> RecipientKeys:
-        return RecipientKeys(self.secret, self.variants, nonce, "fingerprint")
+        return RecipientKeys(self.owner.secret, self.variants, nonce, "fingerprint")
+
+    def record(self, statement: ModelStatement, digest: bytes, recipients: Sequence[str]) -> None:
+        """Write into the registry what was sealed, and who gets copies; ``digest``: the statement's SHA-256."""
+        sealed = Sealed(
+            statement=digest,
+            name=statement.name,
+            version=statement.version,
+            created=statement.created,
+            layout=self.layout,
+        )
+        self.owner.registry.append(sealed)
+        self.owner.issue(statement, digest, [(r, self.labels.get(r, "")) for r in recipients], statement.name)
 
 
 def make_plan(
     source: str | os.PathLike[str],
-    secret: OwnerSecret,
+    owner: Owner,
     *,
-    coalition: int = 5,
-    recipients: int = 1000,
+    coalition: int = 3,
     watermark: Watermark | None = None,
     inputs: Sequence[Feed] | None = None,
     inputs_name: str = "given inputs",
     budget: Budget | None = None,
 ) -> FingerprintPlan:
-    """Choose slots that trace ``coalition`` of ``recipients`` who blend their copies; see docs/FINGERPRINTS.md.
+    """Choose slots that trace a coalition of recipients who blend their copies; see docs/FINGERPRINTS.md.
 
-    ``watermark``: the mark that the same seal embeds; slots lie in its tensors, and both count for the drift that is
-    measured. Raises ModelError with the figures where the model is too small, or changes too much; FileError.
+    ``coalition``: 1 to 8. ``watermark``: the mark that the same seal embeds; slots lie in its tensors, and both count
+    for the drift that is measured. Raises ModelError with the figures where the model is too small, or would change
+    too much; FileError, FormatError.
     """
     path, budget = Path(source), budget or Budget()
-    mark = watermark or make_watermark(path, secret, inputs=inputs, inputs_name=inputs_name, budget=budget)
+    if not 1 <= coalition <= SIZES[-1][0]:
+        raise FormatError(f"coalition: expected 1 to {SIZES[-1][0]}, got {coalition}")
+    mark = watermark or make_watermark(path, owner.secret, inputs=inputs, inputs_name=inputs_name, budget=budget)
     places = _places(path, mark.carriers)
-    layout, drift = _layout(path, secret, mark.original, places, coalition), None
-    if mark.drift is not None:
-        bench = Bench(path, inputs, inputs_name)
-        while not budget.allows(drift := _measure(path, secret, layout, watermark, bench)):
-            layout = _weaker(layout, places)
-            if layout.strength < WEAKEST * MILLION:
-                raise ModelError(
-                    f"{path}: fingerprints change the model too much: at strength {layout.strength / MILLION} output "
-                    f"cosine {drift.cosine:.6f} (budget {budget.cosine}), arg-max agreement {drift.decided:.4f} "
-                    f"(budget {budget.agreement}) on {drift.inputs}"
-                )
-    return FingerprintPlan(secret=secret, layout=layout, drift=drift)
+    bench = None if mark.drift is None else Bench(path, inputs, inputs_name)
+    tried: list[str] = []
+    for slots, least in _choices(coalition):
+        found: list[FingerprintPlan] = []
+        for share in SHARES:
+            layout = _layout(owner.secret, mark.original, places, coalition=coalition, slots=slots, share=share)
+            if layout is not None:
+                plan = FingerprintPlan(owner=owner, layout=layout, drift=None)
+                found.append(_fitted(path, plan, places, watermark, bench, budget))
+                if found[-1].amplitude >= WANTED:
+                    break
+        best = max(found, key=lambda p: p.amplitude, default=None)
+        if best is not None and best.amplitude >= least:
+            return best
+        reached = "no room" if best is None else f"{best.amplitude:.2f} at {best.summary}"
+        tried.append(f"{slots} slots of {least} standard deviations above 10 % noise are needed, reached: {reached}")
+    raise ModelError(
+        f"{path}: too small to trace a coalition of {coalition} in {sum(p.carrier.count for p in places)} weights: "
+        + "; or ".join(tried)
+    )
+
+
+def _choices(coalition: int) -> Iterator[tuple[int, float]]:
+    """(slots, how strong each must be): few strong ones first, since each costs time in every load."""
+    seen = set()
+    for reach, slots, least in SIZES:
+        if coalition <= reach and slots not in seen:
+            seen.add(slots)
+            yield slots, least
+
+
+def _fitted(
+    path: Path,
+    plan: FingerprintPlan,
+    places: "Sequence[_Place]",
+    mark: Watermark | None,
+    bench: Bench | None,
+    budget: Budget,
+) -> FingerprintPlan:
+    """The plan with its drift measured, weakened until it fits the budget; ModelError where nothing does."""
+    if bench is None:
+        return plan
+    while not budget.allows(drift := _measure(path, plan, mark, bench)):
+        relief = min(STEP_DOWN, math.sqrt((1 - budget.cosine) / max(1 - drift.cosine, 1e-12)))
+        if plan.layout.strength * relief < WEAKEST * MILLION:
+            raise ModelError(
+                f"{path}: fingerprints change the model too much: {plan.summary}, output cosine {drift.cosine:.6f} "
+                f"(budget {budget.cosine}), arg-max agreement {drift.decided:.4f} (budget {budget.agreement}) on "
+                f"{drift.inputs}"
+            )
+        plan = replace(plan, layout=_weaker(plan.layout, places, relief))
+    return replace(plan, drift=drift)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,14 +184,21 @@ def _places(path: Path, carriers: Sequence[Carrier]) -> list[_Place]:
     return sorted(found, key=lambda p: p.offset)
 
 
-def _layout(path: Path, secret: OwnerSecret, original: bytes, places: Sequence[_Place], coalition: int) -> Layout:
-    """Slots of equal length at places drawn from the owner's secret, all places alike."""
+def _layout(
+    secret: OwnerSecret,
+    original: bytes,
+    places: Sequence[_Place],
+    *,
+    coalition: int,
+    slots: int,
+    share: float,
+) -> Layout | None:
+    """Slots of equal length at places drawn from the owner's secret, all places alike; None where there is no room."""
     total = sum(p.carrier.weight.size for p in places)
-    slots = min(SLOTS, int(total * SHARE) // UNIT // 8 * 8)
-    if slots < LEAST_SLOTS:
-        raise ModelError(f"{path}: too small for fingerprints: {total} bytes of weights give {slots} slots")
-    length = min(MAX_SLOT, int(total * SHARE / slots) // UNIT * UNIT)
-    blocks = [p.carrier.weight.size // length for p in places]
+    length = min(MAX_SLOT, int(total * share / slots) // UNIT * UNIT)
+    blocks = [p.carrier.weight.size // length for p in places] if length else []
+    if sum(blocks) < slots:
+        return None
     tensors = []
     for place, numbers in zip(places, _drawn(secret, original, blocks, slots), strict=True):
         w = place.carrier.weight
@@ -165,14 +240,14 @@ def _density(dtype: str, strength: float, spread: float) -> int:
     return min(256, max(1, round(256 * (strength * spread) ** 2 / STEP_SHARE))) if dtype in STEPS else 0
 
 
-def _weaker(layout: Layout, places: Sequence[_Place]) -> Layout:
-    strength, spread = layout.strength * WEAKER / MILLION, {p.carrier.digest: p.spread for p in places}
+def _weaker(layout: Layout, places: Sequence[_Place], factor: float) -> Layout:
+    strength, spread = layout.strength * factor / MILLION, {p.carrier.digest: p.spread for p in places}
     tensors = tuple(replace(t, density=_density(t.dtype, strength, spread[t.digest])) for t in layout.tensors)
     return replace(layout, strength=round(strength * MILLION), tensors=tensors)
 
 
-def _measure(path: Path, secret: OwnerSecret, layout: Layout, mark: Watermark | None, bench: Bench) -> Drift:
+def _measure(path: Path, plan: FingerprintPlan, mark: Watermark | None, bench: Bench) -> Drift:
     """The drift of one copy, as good as any other."""
-    word = np.arange(layout.slots) % 2
-    before = mark.marker().edit if mark else None
-    return bench.drift(OpenModel(path).to_bytes(copy_edit(secret, layout, word.tolist(), before)))
+    word = [number % 2 for number in range(plan.layout.slots)]
+    edit = copy_edit(plan.owner.secret, plan.layout, word, mark.marker().edit if mark else None)
+    return bench.drift(OpenModel(path).to_bytes(edit))

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -16,24 +17,32 @@ from modelvault.index import TensorPlace
 from modelvault.onnxfile.anonymise import anonymise
 from modelvault.onnxfile.layout import ALIGNMENT, Edit, Slot, SourceFile, SplitModel
 from modelvault.onnxfile.tensors import TensorReader, clear, dtype_name, float_bytes, refer, set_floats, show
-from modelvault.onnxfile.walk import constants, describe, leaves, other_tensors, strip
+from modelvault.onnxfile.walk import constants, describe, has_plain_text, leaves, other_tensors, strip
 
 MOVE_FROM = 1024  # onnxruntime's shape inference needs small constants in the graph
 MAX_MODEL = 2**31 - 1  # protobuf's own limit
 MAX_GRAPH = 2**30
 
 
-def split(path: str | os.PathLike[str], *, keep_docs: bool = False, edit: Edit | None = None) -> SplitModel:
+def split(
+    path: str | os.PathLike[str],
+    *,
+    keep_docs: bool = False,
+    edit: Edit | None = None,
+    look: Callable[[bytes], None] | None = None,
+) -> SplitModel:
     """Read an ONNX file and take it apart; external data is checked here, and read when streamed.
 
     ``keep_docs`` keeps doc strings, exporters' notes and the names of inner values. Every tensor is passed through
-    ``edit`` on its way, one at a time. Raises ModelError, FileError.
+    ``edit`` on its way, one at a time. ``look`` is shown the file's very bytes. Raises ModelError, FileError.
     """
     path = Path(path)
     data = _files.read_bytes(path, limit=MAX_MODEL)
     model = parse(data, str(path))
     source = SourceFile(path=path.name, size=len(data))
     digest = hashlib.sha256(data).digest()
+    if look:
+        look(data)
     del data
     splitter = _Splitter(path, edit)
     splitter.take(model)
@@ -46,8 +55,8 @@ def split(path: str | os.PathLike[str], *, keep_docs: bool = False, edit: Edit |
         tensors=tuple(splitter.tensors),
         region=splitter.region,
         sources=(source, *(SourceFile(path=p, size=sizes[p]) for p in sorted(sizes))),
-        inputs=tuple(describe(v) for v in model.graph.input),
-        outputs=tuple(describe(v) for v in model.graph.output),
+        inputs=tuple(describe(v, str(path)) for v in model.graph.input),
+        outputs=tuple(describe(v, str(path)) for v in model.graph.output),
         path=path,
         _inline=splitter.inline,
         _external=splitter.external,
@@ -57,19 +66,27 @@ def split(path: str | os.PathLike[str], *, keep_docs: bool = False, edit: Edit |
 
 def parse(data: bytes, source: str) -> ModelProto:
     """A model from its bytes; ModelError where it is none, or newer than this ``onnx`` knows."""
-    model = ModelProto()
-    try:
-        model.ParseFromString(data)
-    except DecodeError:
-        raise ModelError(f"{source}: not an ONNX model (protobuf does not parse)") from None
-    if not model.HasField("graph") or not (model.graph.node or model.graph.output):
-        raise ModelError(f"{source}: not an ONNX model (no graph)")
+    model = parse_any(data, source)
     if model.ir_version > onnx.IR_VERSION:
         raise ModelError(f"{source}: ir_version {model.ir_version} is newer than this onnx reads ({onnx.IR_VERSION})")
     known = onnx.defs.onnx_opset_version()
     for opset in model.opset_import:
         if opset.domain in ("", "ai.onnx") and opset.version > known:
             raise ModelError(f"{source}: opset {opset.version} is newer than this onnx reads ({known})")
+    return model
+
+
+def parse_any(data: bytes, source: str) -> ModelProto:
+    """A model of any version from its bytes; ModelError where it is none."""
+    model = ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError:
+        raise ModelError(f"{source}: not an ONNX model (protobuf does not parse)") from None
+    if not has_plain_text(model):
+        raise ModelError(f"{source}: not an ONNX model (text that is not UTF-8)")
+    if not model.HasField("graph") or not (model.graph.node or model.graph.output):
+        raise ModelError(f"{source}: not an ONNX model (no graph)")
     return model
 
 

@@ -3,8 +3,10 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
@@ -12,6 +14,8 @@ from modelvault import _files
 from modelvault.errors import FileError, ModelError
 from modelvault.graphcheck import WEIGHTS_NAME
 from modelvault.onnxfile.layout import Slot
+
+Elements = npt.NDArray[Any]
 
 MAX_DIMS = 64
 _SUB_BYTE = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
@@ -123,6 +127,34 @@ class TensorReader:
 def dtype_name(data_type: int) -> str:
     """ONNX's word for an element type (FLOAT, INT8 ...); ValueError for an unknown one."""
     return str(TensorProto.DataType.Name(data_type))  # type: ignore[attr-defined]
+
+
+def elements(dtype: str, data: bytes | bytearray) -> Elements | None:
+    """The numbers in a tensor's bytes, flat; None where ``dtype`` (ONNX's word) is none of real numbers.
+
+    Numbers of 4 bits stand two in a byte, the lower half first; an odd count leaves one number too many.
+    """
+    if dtype in ("INT4", "UINT4"):
+        pairs = np.frombuffer(data, np.uint8)
+        halves = np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(-1).astype(np.int8)
+        return halves if dtype == "UINT4" else (halves ^ 8) - 8
+    kind = element_type(dtype)
+    return None if kind is None else np.frombuffer(data, kind)
+
+
+def is_integer(dtype: str) -> bool:
+    """Whether ONNX's word means whole numbers or truth values."""
+    return dtype.startswith(("INT", "UINT", "BOOL"))
+
+
+def element_type(dtype: str) -> np.dtype[Any] | None:
+    """numpy's type for ONNX's word; None where the elements are no real numbers of whole bytes."""
+    try:
+        number = TensorProto.DataType.Value(dtype)  # type: ignore[attr-defined]
+        kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(number))
+    except (KeyError, ValueError):
+        return None
+    return None if dtype in (*_SUB_BYTE, "STRING") or kind.kind == "c" else kind
 
 
 def _bits(data_type: int) -> int | None:

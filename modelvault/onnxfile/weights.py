@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 from google.protobuf.message import EncodeError
 from onnx import AttributeProto, ModelProto, TensorProto
@@ -17,6 +17,12 @@ from modelvault.onnxfile.tensors import TensorReader, clear, dtype_name, float_b
 from modelvault.onnxfile.walk import graphs, leaves, nodes
 
 DATA_SUFFIX = ".data"
+
+
+class Region(Protocol):
+    """Bytes that weights stand in: memory, or a file."""
+
+    def __getitem__(self, place: slice, /) -> bytes | memoryview: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +44,7 @@ class OpenModel:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, graph: bytes | None = None, region: memoryview | None = None
+        self, path: str | os.PathLike[str], *, graph: bytes | None = None, region: Region | None = None
     ) -> None:
         self.path = Path(path)
         self.model: ModelProto = parse(graph or _files.read_bytes(path, limit=MAX_MODEL), str(path))
@@ -46,6 +52,12 @@ class OpenModel:
         self._reader = TensorReader(self.path)
         self._tensors: list[TensorProto | AttributeProto] = []
         self.weights: tuple[Weight, ...] = tuple(self._list())
+
+        self._numbers = {id(holder): number for number, holder in enumerate(self._tensors)}
+
+    def number(self, holder: TensorProto | AttributeProto) -> int | None:
+        """Which of ``weights`` a message of ``model`` holds; None for one that is not among them."""
+        return self._numbers.get(id(holder))
 
     def _list(self) -> Iterator[Weight]:
         uses = _uses(self.model)
@@ -86,7 +98,12 @@ class OpenModel:
     def _read_external(self, tensor: TensorProto, weight: Weight) -> bytes:
         if self._region is None:
             return self._reader.read_external(tensor, weight.size, weight.name)
-        start = int(next((e.value for e in tensor.external_data if e.key == "offset"), "0"))
+        entries = {e.key: e.value for e in tensor.external_data}
+        start, length = int(entries.get("offset", "0")), int(entries.get("length", str(weight.size)))
+        if length != weight.size:
+            raise ModelError(
+                f"{self.path}: tensor {show(weight.name)}: data has {length} bytes, its shape needs {weight.size}"
+            )
         data = bytes(self._region[start : start + weight.size])
         if len(data) != weight.size:
             raise ModelError(f"{self.path}: tensor {show(weight.name)}: ends beyond the weights region")

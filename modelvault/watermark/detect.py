@@ -10,13 +10,9 @@ import numpy.typing as npt
 from modelvault.watermark.carriers import STEPS, Float, Scale, Shape, grid, scale_of
 from modelvault.watermark.code import SLOTS, Decoded
 from modelvault.watermark.pattern import PIECE, SQRT2, Int8, ModelKey, SlotSums
+from modelvault.watermark.weighing import CLIP, median, weigh, weigh_steps
 
-CLIP = 4 * 1.4826  # medians of the absolute difference
-SAMPLE = 65_536
-FLOAT_MARK, STEP_MARK = 0.003, 4 / SQRT2 * 2 / 256  # what a mark adds to an element, over its scale, on average
-DEAD_STEP = 0.3
-LOCAL_CLIP = 3
-LEAST_LINE = 16
+STEP_MARK = 4 / SQRT2 * 2 / 256  # what a mark adds to a quantised element, on average
 LEAST_LOG10_P = -256 * math.log10(2)
 READ_TRIALS_LOG2 = 128  # a payload read off the suspect is one of 2^128
 
@@ -36,11 +32,10 @@ class TensorScore:
 class Difference:
     """A suspect's tensor less the original's (or alone, for blind detection), over the scale; no key is in it.
 
-    ``values``: weighted, so that evidence adds up across tensors; ``damage``: rms of the difference over the scale.
+    ``values``: what each element is expected to hold of the pattern, so that evidence adds up across tensors.
     """
 
     values: Float
-    damage: float
 
     @property
     def energy(self) -> float:
@@ -59,59 +54,24 @@ def difference(dtype: str, shape: Shape, suspect: Float, original: Float | None)
         if original is not None:
             piece -= original[place] * inverse.flat(place)
             piece *= suspect[place] != 0
-    if dtype in STEPS and original is not None:
-        result[np.abs(result) < DEAD_STEP] = 0
-    limit = CLIP * _median(result)
-    np.clip(result, -limit, limit, out=result)
-    mark = STEP_MARK if dtype in STEPS else FLOAT_MARK
-    damage = math.sqrt(max(float(np.vdot(result, result)) / len(result), mark**2))
-    if original is None or dtype in STEPS:
-        result *= np.float32(mark / damage**2)
+    if dtype not in STEPS:
+        weigh(result.reshape(grid(shape)))
+    elif original is not None:
+        weigh_steps(result)
     else:
-        _weigh(result.reshape(grid(shape)), mark)
-    return Difference(result, damage)
+        _scale_down(result)
+    return Difference(result)
 
 
-def _weigh(table: Float, mark: float) -> None:
-    """Mark over variance for every element, the variance told by its row and its column; in place.
-
-    Noise that is the same everywhere drowns the mark in small rows and columns, and leaves it in large ones. A
-    difference smaller than a mark deserves no more weight than a mark.
-    """
-    used = table != 0
-    squares = np.square(table)
-    total = float(squares.sum(dtype=np.float64)) / max(int(np.count_nonzero(used)), 1)
-    if total == 0:
-        return
-    rows, columns = (_spread(squares, used, axis, total) for axis in (1, 0))
-    del squares
-    rows *= np.float32(math.sqrt(total))
-    for part in range(0, len(table), max(1, PIECE // table.shape[1])):
-        piece = table[part : part + max(1, PIECE // table.shape[1])]
-        deviation = np.maximum(rows[part : part + len(piece), None] * columns[None, :], np.float32(mark))
-        piece /= deviation
-        np.clip(piece, -LOCAL_CLIP, LOCAL_CLIP, out=piece)
-        piece *= np.float32(mark) / deviation
-
-
-def _spread(squares: Float, used: npt.NDArray[np.bool_], axis: int, total: float) -> Float:
-    """Each line's rms over that of the whole; 1 for lines with too few elements to tell."""
-    count = np.count_nonzero(used, axis=axis)
-    mean = squares.sum(axis=axis, dtype=np.float64) / np.maximum(count, 1)
-    return np.sqrt(np.where(count >= LEAST_LINE, mean / total, 1)).astype(np.float32)
+def _scale_down(values: Float) -> None:
+    """Clipped, and times mark over variance, in place: quantised weights themselves are far larger than a step."""
+    limit = CLIP * median(values)
+    np.clip(values, -limit, limit, out=values)
+    values *= np.float32(STEP_MARK / max(float(np.vdot(values, values)) / len(values), STEP_MARK**2))
 
 
 def _inverse(factors: Float) -> Float:
     return np.divide(1, factors, out=np.zeros_like(factors), where=factors > 0)
-
-
-def _median(values: Float) -> float:
-    """The median size of those of 65536 evenly spaced elements that are not zero."""
-    sample = np.abs(values[:: max(1, len(values) // SAMPLE)])
-    sample = sample[sample > 0]
-    if not len(sample):
-        sample = np.abs(values[values != 0])
-    return float(np.median(sample)) if len(sample) else 0.0
 
 
 def score(key: ModelKey, digest: bytes, found: Difference) -> TensorScore:

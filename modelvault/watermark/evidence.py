@@ -1,14 +1,13 @@
 """One page for a court or a manager: the verdict, what it is worth, how it was reached, and what it does not show."""
 
-import hashlib
 import html
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from modelvault import _files
+from modelvault import page
 from modelvault._codec import b64encode, format_time
 from modelvault._version import __version__
 from modelvault.audit import AuditReport, verify_log
@@ -19,7 +18,6 @@ from modelvault.keys import HostPublic
 from modelvault.sealedfile import SealedFile
 from modelvault.trust import TrustPolicy
 from modelvault.watermark import null, plots
-from modelvault.watermark.page import STYLE
 from modelvault.watermark.verdict import Verdict, payload_text
 
 TABLE = 60
@@ -73,16 +71,7 @@ def write(
     output: Path, verdict: Verdict, suspect: Path, original: Path | None = None, published: Publication | None = None
 ) -> None:
     """Write the page, atomically. Raises FileError, and ModelVaultError without matplotlib."""
-    body = "".join(_sections(verdict, suspect, original, published))
-    title = "Watermark evidence"
-    policy = "default-src 'none'; style-src 'unsafe-inline'"
-    text = (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
-        f"<body><main>{body}</main></body></html>\n"
-    )
-    _files.write_bytes(output, text.encode())
+    page.write(output, "Watermark evidence", _sections(verdict, suspect, original, published))
 
 
 def _sections(verdict: Verdict, suspect: Path, original: Path | None, published: Publication | None) -> Iterable[str]:
@@ -105,7 +94,7 @@ def _sections(verdict: Verdict, suspect: Path, original: Path | None, published:
 
 
 def _headline(verdict: Verdict, suspect: Path) -> str:
-    name, p = html.escape(suspect.name), _power(verdict.outcome.log10_p)
+    name, p = html.escape(suspect.name), page.power(verdict.outcome.log10_p)
     if verdict.claim:
         words = f"<b>{name}</b> carries the watermark of owner <code>{html.escape(verdict.owner)}</code>."
         kind = "claim"
@@ -116,12 +105,6 @@ def _headline(verdict: Verdict, suspect: Path) -> str:
         )
         kind, more = "none", "That is no proof of the contrary: a mark may have been destroyed with the weights."
     return f'<h1>Watermark evidence</h1><section class="{kind}"><p>{words}</p><p>{more}</p></section>'
-
-
-def _power(log10: float) -> str:
-    if log10 > -3:
-        return f"{10**log10:.3g}"
-    return f"10<sup>{log10:.1f}</sup>".replace("-", "&minus;")
 
 
 def _threshold_z(verdict: Verdict) -> float:
@@ -137,22 +120,22 @@ Whoever made a file without the key had to choose its weights independently of t
 inequality, a score of z or more has a probability of at most exp(&minus;z&sup2;/2), <em>whatever the weights are and
 whatever was done to them</em>: nothing is assumed about models, training or attacks. The bound is multiplied by the
 number of tries ({tries}, and the payloads tried), and never stated below 2<sup>&minus;256</sup>, the chance to guess
-the key. The claim is made at {_power(verdict.threshold)} or less, fixed beforehand.</p>"""
+the key. The claim is made at {page.power(verdict.threshold)} or less, fixed beforehand.</p>"""
 
 
 def _compared(verdict: Verdict, suspect: Path, original: Path | None) -> str:
     undone = sorted({u for t in verdict.tensors for u in t.undone})
     facts = [
         ("suspect", f"{suspect.name}, {suspect.stat().st_size:,} bytes"),
-        ("its SHA-256", _sha256(suspect)),
+        ("its SHA-256", page.sha256(suspect)),
         ("compared with", f"the original {original.name}" if original else "the owner's private record (no original)"),
-        ("the original's SHA-256", _sha256(original) if original else "-"),
+        ("the original's SHA-256", page.sha256(original) if original else "-"),
         ("the original's weights", verdict.original.hex()),
         ("tensors", f"{len(verdict.tensors)} found, {verdict.missing} missing"),
         ("undone before comparing", ", ".join(undone) or "nothing"),
         ("method", f"{SCHEME}, modelvault {__version__}, {format_time(datetime.now(UTC).replace(microsecond=0))}"),
     ]
-    return "<h2>What was compared</h2>" + _facts(facts)
+    return "<h2>What was compared</h2>" + page.facts(facts)
 
 
 def _payload(verdict: Verdict) -> str:
@@ -166,18 +149,18 @@ def _payload(verdict: Verdict) -> str:
         ("bytes corrected", f"{read.corrected} of 32"),
         ("probability that it was read by chance", f"at most 10^{verdict.outcome.read_log10_p:.1f}"),
     ]
-    return "<h2>Message in the mark</h2>" + _facts(facts)
+    return "<h2>Message in the mark</h2>" + page.facts(facts)
 
 
 def _tensors(verdict: Verdict) -> str:
-    cells = []
-    for t in verdict.tensors[:TABLE]:
-        values = (t.name, ", ".join(t.found), ", ".join(t.undone) or "-", f"{t.coverage:.0%}", f"{t.z:.1f}")
-        cells.append("<tr>" + "".join(f"<td>{html.escape(v)}</td>" for v in values) + "</tr>")
-    head = "".join(f"<th>{h}</th>" for h in ("tensor of the original", "found as", "undone", "covered", "score"))
+    rows = [
+        (t.name, ", ".join(t.found), ", ".join(t.undone) or "-", f"{t.coverage:.0%}", f"{t.z:.1f}")
+        for t in verdict.tensors[:TABLE]
+    ]
+    table = page.table(("tensor of the original", "found as", "undone", "covered", "score"), rows)
     rest = len(verdict.tensors) - TABLE
     more = f"<p>... and {rest} more.</p>" if rest > 0 else ""
-    return f"<details><summary>All tensors</summary><table><tr>{head}</tr>{''.join(cells)}</table>{more}</details>"
+    return f"<details><summary>All tensors</summary>{table}{more}</details>"
 
 
 def _chain(verdict: Verdict, published: Publication | None) -> str:
@@ -205,7 +188,7 @@ def _chain(verdict: Verdict, published: Publication | None) -> str:
             ("log", f"{published.log.origin}, {published.log.size} records, signed by {published.log.key}"),
             ("log's root", b64encode(published.log.root)),
         ]
-    return head + f"<p>{words}</p>" + _facts(facts)
+    return head + f"<p>{words}</p>" + page.facts(facts)
 
 
 def _limits() -> str:
@@ -217,16 +200,3 @@ def _limits() -> str:
         "<p>Dispute rule: each party submits its original; whoever's original carries the other's mark loses. "
         "The scheme, its bound and test vectors are published: docs/WATERMARK.md.</p>"
     )
-
-
-def _facts(rows: Sequence[tuple[str, str]]) -> str:
-    cells = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in rows)
-    return f'<table class="facts">{cells}</table>'
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with _files.failures(path), open(_files.open_regular(path), "rb") as file:
-        while piece := file.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -20,22 +20,22 @@ SEED = 20_240_601
 SIZES = (64, 48, 32, 96, 128, 224, 512)  # tried in turn for dimensions that the model leaves open
 MAX_INPUTS = 2**30
 TIE = 0.05  # of a row's largest size: two largest values closer than this are a tie, which any rounding may turn
-PROBES = 2
+PROBES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
     """Outputs before against after, each over all runs; of several outputs the worst.
 
-    ``agreement`` of arg-max along the last axis, of all rows and (``decided``) of those that were no tie before, of
-    which ``turned`` changed;
-    ``largest`` and ``mean`` difference over the output's rms.
+    ``agreement`` of arg-max along the last axis, of all rows, of which ``flipped`` changed, and (``decided``) of those
+    that were no tie before, of which ``turned`` changed; ``largest`` and ``mean`` difference over the output's rms.
     """
 
     inputs: str
     runs: int
     cosine: float
     agreement: float
+    flipped: int
     decided: float
     turned: int
     largest: float
@@ -67,20 +67,21 @@ class Bench:
             self._feeds, self._before = _random_runs(session)
 
     def drift(self, marked: Path | bytes, *, probe: bool = False) -> Drift:
-        """Run a variant; a probe takes the first PROBES inputs alone. ModelError where it does not run."""
+        """Run a variant; a probe takes PROBES of the inputs, evenly apart. ModelError where it does not run."""
         session = _session(marked)
-        count = min(PROBES, len(self._feeds)) if probe else len(self._feeds)
-        after = [_run(session, f) for f in self._feeds[:count]]
-        pairs = zip(_by_output(self._before[:count]), _by_output(after), strict=True)
+        taken = slice(None, None, max(1, len(self._feeds) // PROBES) if probe else 1)
+        after = [_run(session, f) for f in self._feeds[taken]]
+        pairs = zip(_by_output(self._before[taken]), _by_output(after), strict=True)
         found = [f for f in (_compare(b, a) for b, a in pairs) if f is not None]
         if not found:
             raise ModelError("no output is a float tensor, so drift cannot be measured: pass --no-check")
-        cosine, agreement, decided, turned, largest, mean = zip(*found, strict=True)
+        cosine, agreement, flipped, decided, turned, largest, mean = zip(*found, strict=True)
         return Drift(
             inputs=self.described,
-            runs=count,
+            runs=len(after),
             cosine=min(cosine),
             agreement=min(agreement),
+            flipped=max(flipped),
             decided=min(decided),
             turned=max(turned),
             largest=max(largest),
@@ -162,12 +163,12 @@ def _by_output(runs: list[list[Array]]) -> list[list[Array]]:
     return [list(column) for column in zip(*runs, strict=True)]
 
 
-def _compare(before: list[Array], after: list[Array]) -> tuple[float, float, float, int, float, float] | None:
-    """(cosine, agreement, the same without ties, rows turned, largest, mean) of one output; None for no floats."""
+def _compare(before: list[Array], after: list[Array]) -> tuple[float, float, int, float, int, float, float] | None:
+    """(cosine, agreement, rows flipped, both without ties, largest, mean) of one output; None for no floats."""
     if not all(isinstance(x, np.ndarray) and x.dtype.kind == "f" and x.size for x in before):
         return None
     if [x.shape for x in before] != [x.shape for x in after]:
-        return 0.0, 0.0, 0.0, len(before), np.inf, np.inf
+        return 0.0, 0.0, len(before), 0.0, len(before), np.inf, np.inf
     a, b = (np.concatenate([x.astype(np.float64).reshape(-1) for x in xs]) for xs in (before, after))
     finite = np.isfinite(a) & np.isfinite(b)
     a, b = a[finite], b[finite]
@@ -178,8 +179,8 @@ def _compare(before: list[Array], after: list[Array]) -> tuple[float, float, flo
     return cosine, *_agreement(before, after), float(off.max(initial=0)) / rms, float(off.mean()) / rms
 
 
-def _agreement(before: list[Array], after: list[Array]) -> tuple[float, float, int]:
-    """Of all rows, and of those whose largest value stood out; how many of these turned."""
+def _agreement(before: list[Array], after: list[Array]) -> tuple[float, int, float, int]:
+    """Share that agrees and count that does not, of all rows, and of those whose largest value stood out."""
     same, clear = [np.ones(0, np.bool_)], [np.ones(0, np.bool_)]
     for a, b in zip(before, after, strict=True):
         if a.ndim and a.shape[-1] > 1:
@@ -188,8 +189,13 @@ def _agreement(before: list[Array], after: list[Array]) -> tuple[float, float, i
             same.append(np.ravel(np.argmax(a, axis=-1) == np.argmax(b, axis=-1)))
             clear.append(np.ravel(top[..., -1] - top[..., -2] > reach))
     equal, stood_out = np.concatenate(same), np.concatenate(clear)
-    return _share(equal), _share(equal[stood_out]), int(np.count_nonzero(~equal[stood_out]))
+    clear_equal = equal[stood_out]
+    return _share(equal), _missed(equal), _share(clear_equal), _missed(clear_equal)
 
 
 def _share(equal: npt.NDArray[np.bool_]) -> float:
     return float(equal.mean()) if equal.size else 1.0
+
+
+def _missed(equal: npt.NDArray[np.bool_]) -> int:
+    return int(np.count_nonzero(~equal))

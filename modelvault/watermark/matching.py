@@ -19,10 +19,10 @@ Index = npt.NDArray[np.intp]
 QUANTILES = 256
 BALANCE = 4
 WORK = 6 * 10**10  # multiplications for one search of lines; beyond it fewer points of each line are compared
-LEAST_LINES = 64
+LEAST_LINES, MOST_LINES = 64, 4096
 CHEAP = 2**26  # pairs of lines that may be compared on a guess
 ROUNDS = 2
-BLOCK = 2048
+BLOCK = 2**22  # products held at once
 MATCH = 0.35
 GOOD = 0.5
 MISSING = -1
@@ -52,10 +52,14 @@ class Balanced:
     """A table's sizes with every row's and column's rms brought to 1, less their mean, and features of its lines."""
 
     def __init__(self, values: Float) -> None:
-        table = np.abs(values)
+        squares = np.square(values / np.float32(np.abs(values).max() or 1))
+        columns = np.ones(values.shape[1], np.float32)
         for _ in range(BALANCE):
-            table = _divide(table, np.sqrt(np.einsum("ij,ij->i", table, table) / table.shape[1]), 0)
-            table = _divide(table, np.sqrt(np.einsum("ij,ij->j", table, table) / table.shape[0]), 1)
+            rows = _inverse(squares @ columns / np.float32(len(columns)))
+            columns = _inverse(rows @ squares / np.float32(len(rows)))
+        table = np.sqrt(squares, out=squares)
+        table *= np.sqrt(rows)[:, None]
+        table *= np.sqrt(columns)[None, :]
         self._features: dict[int, Float] = {}
         self.sizes = table
         self.table = table - table.mean()
@@ -69,9 +73,8 @@ class Balanced:
         return self._features[axis]
 
 
-def _divide(table: Float, norms: Float, axis: int) -> Float:
-    safe = np.where(norms > 0, norms, 1).astype(np.float32)
-    return table / (safe[:, None] if axis == 0 else safe[None, :])
+def _inverse(means: Float) -> Float:
+    return np.divide(1, means, out=np.ones_like(means), where=means > 0)
 
 
 def match(original: Balanced, suspect: Balanced) -> Match | None:
@@ -110,19 +113,15 @@ def _nearest(mine: Float, other: Float) -> Index:
 
 def _mutual(x: Float, y: Float, floor: float) -> Index:
     """For each row of ``x`` the row of ``y`` of largest product, if the reverse holds and it reaches the floor."""
-    forward = np.empty(len(x), np.intp)
-    value, back = np.full(len(y), -np.inf, np.float32), np.zeros(len(y), np.intp)
-    best = np.empty(len(x), np.float32)
-    for at in range(0, len(x), BLOCK):
-        product = x[at : at + BLOCK] @ y.T
-        forward[at : at + BLOCK] = np.argmax(product, axis=1)
-        best[at : at + BLOCK] = np.max(product, axis=1)
-        highest = np.max(product, axis=0)
-        better = highest > value
-        back[better] = at + np.argmax(product[:, better], axis=0)
-        value = np.maximum(value, highest)
-    fits = (back[forward] == np.arange(len(x))) & (best >= floor)
-    return np.where(fits, forward, MISSING)
+    chosen, value = np.empty(len(x), np.intp), np.empty(len(x), np.float32)
+    highest, step = np.full(len(y), -np.inf, np.float32), max(16, BLOCK // len(y))
+    turned = np.ascontiguousarray(y.T)
+    for at in range(0, len(x), step):
+        product = x[at : at + step] @ turned
+        found = np.argmax(product, axis=1)
+        chosen[at : at + step], value[at : at + step] = found, product[np.arange(len(product)), found]
+        np.maximum(highest, product.max(axis=0), out=highest)
+    return np.where((value >= highest[chosen]) & (value >= floor), chosen, MISSING)
 
 
 def _refine(a: Float, b: Float, lines: Index, axis: int) -> Match | None:
@@ -150,7 +149,7 @@ def _by_correlation(a: Float, b: Float, rows: Index) -> Index:
     kept = np.flatnonzero(rows != MISSING)
     if len(kept) < 8:
         return np.full(a.shape[1], MISSING)
-    most = max(LEAST_LINES, WORK // (a.shape[1] * b.shape[1]))
+    most = min(MOST_LINES, max(LEAST_LINES, WORK // (a.shape[1] * b.shape[1])))
     kept = kept[:: -(-len(kept) // most)]
     x, y = _unit(a[kept]), _unit(b[rows[kept]])
     floor = max(0.15, 4 / len(kept) ** 0.5)
@@ -158,8 +157,7 @@ def _by_correlation(a: Float, b: Float, rows: Index) -> Index:
 
 
 def _unit(table: Float) -> Float:
-    norms = np.sqrt(np.einsum("ij,ij->j", table, table))
-    return _divide(table, norms, 1)
+    return table * np.sqrt(_inverse(np.einsum("ij,ij->j", table, table)))
 
 
 def _cosine(a: Float, b: Float) -> float:

@@ -1,16 +1,14 @@
-"""The evidence page's two plots, as SVG. matplotlib (the extra ``plots``) is imported when they are drawn."""
+"""The evidence page's two plots, as SVG."""
 
-import io
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from modelvault.errors import ModelVaultError
+from modelvault import plots
+from modelvault.plots import CHANCE, INK, MARK
 from modelvault.watermark.null import Null, Scores
 
-INK, MARK, CHANCE = "#1d2733", "#b3261e", "#8aa4c0"
 FAR = 12.0
 LINEAR = 5  # a score axis is linear up to here, then logarithmic
 SHOWN = 24
@@ -18,7 +16,7 @@ SHOWN = 24
 
 def null_plot(null: Null, z: float, threshold_z: float) -> str:
     """A histogram of random keys' scores, the normal curve, the claim's threshold, and the owner's key."""
-    figure, axes = _figure(8, 3.2)
+    figure, axes = plots.figure(8, 3.2)
     axes.hist(null.whole, bins=40, density=True, color=CHANCE, label=f"{len(null.whole)} random keys, measured")
     x = np.linspace(-5, 5, 400)
     axes.plot(x, np.exp(-x * x / 2) / math.sqrt(2 * math.pi), color=INK, lw=1, label="normal distribution")
@@ -33,47 +31,21 @@ def null_plot(null: Null, z: float, threshold_z: float) -> str:
     axes.set_xlabel("score in standard deviations")
     axes.set_ylabel("density")
     axes.legend(facecolor="white", edgecolor="none", framealpha=1, fontsize=8, loc="upper right")
-    return _svg(figure)
+    return plots.svg(figure)
 
 
 def tensor_plot(rows: Sequence[tuple[str, float, Scores]]) -> str:
     """Each tensor's score with the owner's key against the range of all random keys; the first SHOWN rows."""
     rows = list(reversed(rows[:SHOWN]))
-    figure, axes = _figure(8, 0.6 + 0.24 * max(len(rows), 3))
+    figure, axes = plots.figure(8, 0.6 + 0.24 * max(len(rows), 3))
     for place, (_, z, chance) in enumerate(rows):
         axes.barh(place, float(chance.max() - chance.min()), left=float(chance.min()), color=CHANCE, height=0.7)
         axes.plot([z], [place], marker="o", ms=5, color=MARK, ls="none")
-    axes.set_yticks(range(len(rows)), [_short(name) for name, _, _ in rows], fontsize=7)
+    axes.set_yticks(range(len(rows)), [plots.short(name) for name, _, _ in rows], fontsize=7)
     axes.set_xscale("symlog", linthresh=LINEAR)
     highest = max((z for _, z, _ in rows), default=0.0)
     ticks = [t for t in (-5, -2, 0, 2, 5, 10, 100, 1000, 10_000, 100_000) if t <= max(10, 2 * highest)]
     axes.set_xticks(ticks, [str(t) for t in ticks])
     axes.minorticks_off()
     axes.set_xlabel("score (linear to 5, then logarithmic); bars: all random keys; dots: the owner's key")
-    return _svg(figure)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 44 else "..." + name[-41:]
-
-
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ModelVaultError("plots need matplotlib, which is not installed") from None
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _svg(figure: Any) -> str:
-    """SVG text for an HTML page; the same numbers always give the same picture. Names in it are drawn as paths."""
-    from matplotlib import rc_context
-
-    out = io.StringIO()
-    with rc_context({"svg.hashsalt": "modelvault", "svg.fonttype": "path", "text.parse_math": False}):
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    text = out.getvalue()
-    return text[text.index("<svg") :]
+    return plots.svg(figure)

@@ -15,7 +15,7 @@ from modelvault.audit.standing import Standing
 from modelvault.audit.writing import Event
 from modelvault.commitment import Commitment
 from modelvault.container import MAGIC
-from modelvault.decryption import decrypt
+from modelvault.decryption import Decrypted, decrypt
 from modelvault.errors import AuditUnavailable, ModelVaultError
 from modelvault.filekey import FileKey, Identity
 from modelvault.onnxfile import OpenModel
@@ -50,11 +50,22 @@ def commitment_of(path: str | os.PathLike[str], trust: TrustPolicy) -> Commitmen
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike[str], auditor: Auditor, progress: Progress | None = None) -> Iterator[OpenModel]:
+def opened(
+    path: str | os.PathLike[str], auditor: Auditor, progress: Progress | None = None, *, purpose: str = "watermark"
+) -> Iterator[OpenModel]:
+    """:func:`decrypted`, as a model whose tensors can be read."""
+    with decrypted(path, auditor, progress, purpose=purpose) as model:
+        yield OpenModel(path, graph=bytes(model.graph.view), region=model.weights.view)
+
+
+@contextlib.contextmanager
+def decrypted(
+    path: str | os.PathLike[str], auditor: Auditor, progress: Progress | None = None, *, purpose: str = "watermark"
+) -> Iterator[Decrypted]:
     """The decrypted model while the context lasts; its memory is wiped afterwards.
 
-    The audit log gets ``watermark.checked`` before anything is decrypted, or ``watermark.denied``. Raises a subclass
-    of ModelVaultError.
+    The audit log gets ``watermark.checked`` before anything is decrypted, or ``watermark.denied``; where another
+    ``purpose`` is given, its name stands in the event. Raises a subclass of ModelVaultError.
     """
     record: dict[str, Any] = {"file": Path(path).name}
     request = Request(
@@ -67,26 +78,26 @@ def opened(path: str | os.PathLike[str], auditor: Auditor, progress: Progress | 
         check_log(auditor.log, auditor.trust)
         with SealedFile(path) as sealed:
             authorised = authorise(sealed, request, record, purposes=PURPOSES)
-            _record_check(auditor.log, authorised, record)
+            _record_check(auditor.log, authorised, record, f"{purpose}.checked")
             key = FileKey.open(authorised.grant, auditor.identity, sealed.statement)
             model = decrypt(sealed, key, progress)
     except AuditUnavailable:
         raise
     except ModelVaultError as error:
         with contextlib.suppress(ModelVaultError):
-            auditor.log.append("watermark.denied", **record, reason=type(error).__name__, detail=str(error)[:500])
+            auditor.log.append(f"{purpose}.denied", **record, reason=type(error).__name__, detail=str(error)[:500])
         raise
     try:
-        yield OpenModel(path, graph=bytes(model.graph.view), region=model.weights.view)
+        yield model
     finally:
         model.wipe()
 
 
-def _record_check(log: AuditLog, authorised: Authorised, record: dict[str, Any]) -> None:
+def _record_check(log: AuditLog, authorised: Authorised, record: dict[str, Any], event: str) -> None:
     """Check every term against the log, and write there that the model will be looked into."""
 
     def decide(usage: Usage, at: Standing) -> list[Event]:
         authorised.check(usage, at, log, datetime.now(UTC))
-        return [("watermark.checked", record)]
+        return [(event, record)]
 
     ledger.decided(log, decide)

@@ -1,15 +1,15 @@
 """Is this file marked with this owner's key? The verb, informed (with the original) or blind (with a record)."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from modelvault.commitment import Commitment
 from modelvault.errors import ModelError
 from modelvault.keys import OwnerSecret
-from modelvault.onnxfile import OpenModel
+from modelvault.onnxfile import OpenModel, Weight
 from modelvault.watermark import blind
-from modelvault.watermark.align import Aligner
-from modelvault.watermark.carriers import Carrier, find_carriers, model_digest, to_float
+from modelvault.watermark.align import Aligned, Aligner
+from modelvault.watermark.carriers import Carrier, Float, find_carriers, model_digest, to_float
 from modelvault.watermark.detect import difference
 from modelvault.watermark.pattern import ModelKey
 from modelvault.watermark.placement import Shelf
@@ -55,26 +55,38 @@ def compare(
     finding: Finding,
     progress: Progress | None = None,
 ) -> None:
-    """Align a suspect with an original, carrier by carrier, and add the differences to ``finding``.
+    """Align a suspect with an original, carrier by carrier, and add the differences to ``finding``."""
+    for carrier, found, original in aligned(model.read, carriers, tensors, progress):
+        w = carrier.weight
+        finding.add(w.name, carrier.digest, found, difference(w.dtype, w.shape, found.values, original))
+
+
+def aligned(
+    read: Callable[[Weight], bytes],
+    carriers: Sequence[Carrier],
+    tensors: list[SuspectTensor],
+    progress: Progress | None = None,
+) -> Iterator[tuple[Carrier, Aligned, Float]]:
+    """Each carrier that the suspect has, with what it has of it, and the original's values, which ``read`` gives.
 
     Carriers in their own order first: what they are found in is then out of the way of those that were permuted.
     """
     aligner, waiting = Aligner(tensors), []
     for carrier in carriers:
         w = carrier.weight
-        original = to_float(w.dtype, model.read(w))
+        original = to_float(w.dtype, read(w))
         found = aligner.align(w.name, w.dtype, w.shape, original)
         if found is None:
             waiting.append(carrier)
         else:
-            finding.add(w.name, carrier.digest, found, difference(w.dtype, w.shape, found.values, original))
+            yield carrier, found, original
         if progress:
             progress(w.size)
     for carrier in waiting:
         w = carrier.weight
-        original = to_float(w.dtype, model.read(w))
+        original = to_float(w.dtype, read(w))
         if found := aligner.align_permuted(w.name, w.shape, original):
-            finding.add(w.name, carrier.digest, found, difference(w.dtype, w.shape, found.values, original))
+            yield carrier, found, original
 
 
 def verify_blind(

@@ -251,7 +251,7 @@ def test_variants_in_a_statement() -> None:
     found = Variants.from_dict(a_dict(), "f")
     assert found == variants(original=b"\x0b" * 32, commitment=b"\x0a" * 32)
     assert found.to_dict() == a_dict()
-    assert Variants.from_dict(a_dict(slots=4096, length=65536, coalition=64), "f").slots == 4096
+    assert Variants.from_dict(a_dict(slots=4096, length=65536, coalition=16), "f").slots == 4096
     assert Variants.from_dict(a_dict(coalition=1), "f").coalition == 1
     for changes, words in (
         ({"scheme": "x"}, "f.scheme: expected modelvault/fingerprint/v1, got x"),
@@ -263,8 +263,8 @@ def test_variants_in_a_statement() -> None:
         ({"length": 63}, "f.length: expected 64 to 65536, got 63"),
         ({"length": 65537}, "f.length: expected 64 to 65536, got 65537"),
         ({"length": 96}, "f: expected slots in eights and a length in multiples of 64"),
-        ({"coalition": 0}, "f.coalition: expected 1 to 64, got 0"),
-        ({"coalition": 65}, "f.coalition: expected 1 to 64, got 65"),
+        ({"coalition": 0}, "f.coalition: expected 1 to 16, got 0"),
+        ({"coalition": 17}, "f.coalition: expected 1 to 16, got 17"),
         ({"more": 1}, "f: unknown key 'more'"),
     ):
         with refused(FormatError, words):

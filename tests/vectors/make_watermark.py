@@ -15,7 +15,7 @@ from modelvault.keys import OwnerSecret
 from modelvault.watermark.carriers import model_digest, sketch_signs, tensor_digest, to_float
 from modelvault.watermark.code import check_bytes, rs_encode
 from modelvault.watermark.detect import Evidence, difference, log10_bound, score
-from modelvault.watermark.embed import Marker
+from modelvault.watermark.marker import Marker
 from modelvault.watermark.pattern import ModelKey
 from modelvault.watermark.record import commit
 

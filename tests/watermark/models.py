@@ -7,6 +7,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from modelvault.keys import OwnerSecret
+from modelvault.watermark.embedding import EmbedReport, embed, make_plan
+
 LAYERS: list[tuple[str, str | None, str]] = [("w0", "b0", "w1")]
 
 
@@ -47,3 +50,8 @@ def save_mlp(path: Path, held: dict[str, Any]) -> Path:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, path)
     return path
+
+
+def mark(source: Path, output: Path, secret: OwnerSecret, **choices: Any) -> EmbedReport:
+    """Plan a mark and embed it."""
+    return embed(source, output, make_plan(source, secret, **choices))

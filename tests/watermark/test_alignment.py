@@ -13,11 +13,11 @@ from attacks import damage, quantise, structure
 from modelvault import samples
 from modelvault.errors import FileError, FormatError, ModelError
 from modelvault.keys import OwnerSecret
-from modelvault.watermark.embedding import embed, parse_payload
+from modelvault.watermark.embedding import parse_payload
 from modelvault.watermark.suspects import open_suspect
 from modelvault.watermark.verdict import Verdict
 from modelvault.watermark.verifying import verify_informed
-from watermark.models import LAYERS, mlp
+from watermark.models import LAYERS, mark, mlp
 
 OWNER = OwnerSecret(b"o" * 32)
 PAYLOAD = parse_payload("bank 2.1")
@@ -31,7 +31,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     original = mlp(folder / "original.onnx", **SHAPE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MODELVAULT_HOME", str(folder / "home"))
-        embed(original, folder / "marked.onnx", OWNER, payload=PAYLOAD)
+        mark(original, folder / "marked.onnx", OWNER, payload=PAYLOAD)
     return original, folder / "marked.onnx"
 
 
@@ -79,7 +79,7 @@ def test_fused_tensors_are_taken_apart(tmp_path: Path) -> None:
     model.graph.initializer.append(twin)
     model.graph.node.insert(0, onnx.helper.make_node("MatMul", ["x", "w0b"], ["unused"]))
     onnx.save(model, folder / "o.onnx")
-    embed(folder / "o.onnx", folder / "m.onnx", OWNER, payload=PAYLOAD)
+    mark(folder / "o.onnx", folder / "m.onnx", OWNER, payload=PAYLOAD)
     fused = structure.fuse(folder / "m.onnx", folder / "fused.onnx", [["w0", "w0b"]])
     verdict = check(fused, folder / "o.onnx", undone={"fused"})
     assert verdict.missing == 0
@@ -95,6 +95,20 @@ def test_hidden_units_taken_out(pair: tuple[Path, Path], tmp_path: Path) -> None
 def test_everything_permuted_scaled_and_flipped(pair: tuple[Path, Path], tmp_path: Path) -> None:
     original, marked = pair
     check(structure.scramble(marked, tmp_path / "s.onnx"), original, undone={"permuted", "scale", "signs"})
+
+
+def test_rows_and_columns_cut_out_of_every_matrix(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    original, marked = pair
+    verdict = check(structure.cut(marked, tmp_path / "s.onnx", 0.3), original, undone={"permuted"})
+    assert all(0.4 < t.coverage < 0.55 for t in verdict.tensors)
+
+
+def test_simplified_models(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    pytest.importorskip("onnxsim", reason="extra: bench")
+    original, marked = pair
+    suspect = structure.simplify(marked, tmp_path / "s.onnx")
+    same_function(marked, suspect)
+    check(suspect, original, undone=set())
 
 
 @pytest.mark.parametrize("how", [damage.noise(0.03), damage.prune(0.5), damage.fp16], ids=["noise", "pruned", "fp16"])
@@ -114,6 +128,7 @@ DAMAGE: dict[str, damage.Change] = {
     "prune90": damage.prune(0.9),
     "rows": damage.prune_rows(0.3),
     "noise": damage.noise(0.1),
+    "refill": damage.refill(0.5),
 }
 
 
@@ -148,7 +163,7 @@ def test_other_owners_marks_on_top(pair: tuple[Path, Path], tmp_path: Path) -> N
     current = marked
     for number in range(3):
         after = tmp_path / f"{number}.onnx"
-        embed(current, after, OwnerSecret(bytes([number]) * 32), check=False)
+        mark(current, after, OwnerSecret(bytes([number]) * 32), check=False)
         current = after
     check(current, original, undone=set())
 
@@ -158,14 +173,14 @@ def test_a_quantised_model_carries_a_mark_through_dequantisation(tmp_path: Path)
     original = quantise.static_qdq(
         plain, tmp_path / "q.onnx", [{"x": np.ones((2, SHAPE["width"]), np.float32)} for _ in range(2)]
     )
-    report = embed(original, tmp_path / "m.onnx", OWNER, payload=PAYLOAD, strength=0.003, check=False)
+    report = mark(original, tmp_path / "m.onnx", OWNER, payload=PAYLOAD, strength=0.003, check=False)
     assert {c.weight.dtype for c in report.plan.carriers} == {"INT8"}
     check(tmp_path / "m.onnx", original, undone=set())
     check(structure.optimise(tmp_path / "m.onnx", tmp_path / "opt.onnx"), original, undone=set())
 
 
 def test_batch_norms_folded_by_onnxruntime(tmp_path: Path) -> None:
-    embed(samples.MODEL, tmp_path / "m.onnx", OWNER, payload=PAYLOAD)
+    mark(samples.MODEL, tmp_path / "m.onnx", OWNER, payload=PAYLOAD)
     verdict = verify_informed(structure.optimise(tmp_path / "m.onnx", tmp_path / "s.onnx"), samples.MODEL, OWNER)
     assert verdict.claim
     assert "scale" in {u for t in verdict.tensors for u in t.undone}

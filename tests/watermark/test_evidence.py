@@ -12,10 +12,10 @@ from modelvault.audit import AuditLog
 from modelvault.errors import FormatError
 from modelvault.keys import OwnerSecret
 from modelvault.watermark import evidence, null, record
-from modelvault.watermark.embedding import embed, make_plan, parse_payload
+from modelvault.watermark.embedding import make_plan, parse_payload
 from modelvault.watermark.verdict import Verdict
 from modelvault.watermark.verifying import verify_informed
-from watermark.models import mlp
+from watermark.models import mark, mlp
 
 OWNER = OwnerSecret(b"o" * 32)
 PAYLOAD = parse_payload("bank 2.1")
@@ -51,7 +51,7 @@ def test_the_page_tells_the_whole_story(parties: Parties, tmp_path: Path, origin
     sealed = parties.seal(original, name="m", watermark=plan)
     with parties.load(sealed):
         pass
-    embed(original, tmp_path / "leaked.onnx", OWNER, payload=PAYLOAD)
+    mark(original, tmp_path / "leaked.onnx", OWNER, payload=PAYLOAD)
     published = evidence.publication(sealed, parties.trust, parties.folder / "audit.log", parties.host.public)
     verdict = verdict_on(tmp_path / "leaked.onnx", original, commitments=[published.commitment])
     evidence.write(tmp_path / "e.html", verdict, tmp_path / "leaked.onnx", original, published)
@@ -64,10 +64,11 @@ def test_the_page_tells_the_whole_story(parties: Parties, tmp_path: Path, origin
     assert published.record is not None
     assert published.record.event == "load.intent"
     assert page.count("<svg") == 2
+    assert "Scores of 1000 random keys on the very same weights" in page
 
 
 def test_the_page_is_self_contained_and_escapes(tmp_path: Path, original: Path) -> None:
-    embed(original, tmp_path / "m.onnx", OWNER)
+    mark(original, tmp_path / "m.onnx", OWNER)
     evidence.write(tmp_path / "e.html", verdict_on(tmp_path / "m.onnx", original), tmp_path / "m.onnx", original)
     page = (tmp_path / "e.html").read_text()
     assert "<script" not in page
@@ -92,7 +93,7 @@ def test_a_log_that_does_not_name_the_statement_proves_nothing(parties: Parties,
 
 
 def test_random_keys_are_normal(tmp_path: Path, original: Path) -> None:
-    embed(original, tmp_path / "m.onnx", OWNER)
+    mark(original, tmp_path / "m.onnx", OWNER)
     found = verdict_on(tmp_path / "m.onnx", original).finding.found
     chance = null.measure({digest: f.sample for digest, f in found.items()})
     assert len(chance.whole) == null.KEYS

@@ -6,7 +6,8 @@ import pytest
 from attacks import damage
 
 from modelvault.keys import OwnerSecret
-from modelvault.watermark import embed, parse_payload, records_of, verify_informed
+from modelvault.watermark import parse_payload, records_of, verify_informed
+from watermark.models import mark
 
 OWNER = OwnerSecret(b"o" * 32)
 
@@ -14,7 +15,7 @@ OWNER = OwnerSecret(b"o" * 32)
 @pytest.mark.real_models
 def test_real_models_carry_marks(real_model: Path, tmp_path: Path) -> None:
     marked = tmp_path / "m.onnx"
-    embed(real_model, marked, OWNER, payload=parse_payload("acme 1.0"), strength=0.003, check=False)
+    mark(real_model, marked, OWNER, payload=parse_payload("acme 1.0"), strength=0.003, check=False)
     verdict = verify_informed(marked, real_model, OWNER, records=records_of(OWNER.fingerprint))
     assert verdict.claim
     assert verdict.missing == 0

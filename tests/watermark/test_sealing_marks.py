@@ -14,8 +14,8 @@ from modelvault.keys import OwnerSecret
 from modelvault.manifest import ModelStatement
 from modelvault.verification import inspect
 from modelvault.watermark import record
-from modelvault.watermark.embedding import embed, make_plan, parse_payload
-from watermark.models import mlp
+from modelvault.watermark.embedding import make_plan, parse_payload
+from watermark.models import mark, mlp
 
 OWNER = OwnerSecret(b"o" * 32)
 PAYLOAD = parse_payload("bank 2.1")
@@ -50,7 +50,7 @@ def inside_an_if(model: onnx.ModelProto) -> onnx.ModelProto:
 def test_the_sealed_model_is_the_marked_one(parties: Parties, tmp_path: Path, original: Path) -> None:
     plan = make_plan(original, OWNER, payload=PAYLOAD)
     sealed = parties.seal(original, name="m", watermark=plan)
-    embed(original, tmp_path / "marked.onnx", OWNER, payload=PAYLOAD)
+    mark(original, tmp_path / "marked.onnx", OWNER, payload=PAYLOAD)
     import onnxruntime
 
     plain = onnxruntime.InferenceSession(tmp_path / "marked.onnx")
@@ -115,7 +115,7 @@ def test_tree_leaves_carry_marks(tmp_path: Path) -> None:
     opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("ai.onnx.ml", 3)]
     path = tmp_path / "trees.onnx"
     onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
-    embed(path, tmp_path / "m.onnx", OWNER, strength=0.01, check=False)
+    mark(path, tmp_path / "m.onnx", OWNER, strength=0.01, check=False)
     from modelvault.watermark.verifying import verify_informed
 
     verdict = verify_informed(tmp_path / "m.onnx", path, OWNER)

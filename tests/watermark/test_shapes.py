@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from modelvault.keys import OwnerSecret
 from modelvault.onnxfile import OpenModel
 from modelvault.watermark.carriers import Scale, find_carriers, grid
-from modelvault.watermark.embedding import embed
 from modelvault.watermark.verifying import verify_informed
+from watermark.models import mark
 
 OWNER = OwnerSecret(b"o" * 32)
 
@@ -35,7 +35,7 @@ def save(path: Path, array: npt.NDArray[np.float32]) -> Path:
 def test_any_shape_carries_a_mark(tmp_path: Path, shape: tuple[int, ...]) -> None:
     values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     original = save(tmp_path / "o.onnx", values)
-    embed(original, tmp_path / "m.onnx", OWNER, strength=0.01, check=False)
+    mark(original, tmp_path / "m.onnx", OWNER, strength=0.01, check=False)
     assert verify_informed(tmp_path / "m.onnx", original, OWNER).claim
 
 

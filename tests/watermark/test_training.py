@@ -9,8 +9,9 @@ pytest.importorskip("sklearn", reason="the digits come with scikit-learn (extra:
 from attacks import training
 
 from modelvault.keys import OwnerSecret
-from modelvault.watermark.embedding import embed, parse_payload
+from modelvault.watermark.embedding import parse_payload
 from modelvault.watermark.verifying import verify_informed
+from watermark.models import mark
 
 OWNER = OwnerSecret(b"o" * 32)
 
@@ -20,7 +21,7 @@ def test_fine_tuning_is_survived(tmp_path: Path) -> None:
     data = training.Digits.load()
     held = training.train(training.fresh(), data.owner, epochs=10, rate=1e-3)
     original = training.save(held, tmp_path / "o.onnx")
-    report = embed(original, tmp_path / "m.onnx", OWNER, payload=parse_payload("acme"), inputs=[{"x": data.test[0]}])
+    report = mark(original, tmp_path / "m.onnx", OWNER, payload=parse_payload("acme"), inputs=[{"x": data.test[0]}])
     assert report.plan.drift is not None
     assert report.plan.drift.agreement >= 0.995
     start = training.read(tmp_path / "m.onnx")

@@ -1,6 +1,7 @@
 """Embed and detect: the mark is found with its key alone, the bound holds, forgeries fail."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,11 +18,11 @@ from modelvault.watermark import record
 from modelvault.watermark.carriers import find_carriers, model_digest, to_float
 from modelvault.watermark.code import NO_PAYLOAD
 from modelvault.watermark.detect import Difference, Evidence, difference, log10_bound, score
-from modelvault.watermark.embed import Marker
-from modelvault.watermark.embedding import Budget, embed, parse_payload
+from modelvault.watermark.embedding import Budget, parse_payload
+from modelvault.watermark.marker import Marker
 from modelvault.watermark.pattern import ModelKey
 from modelvault.watermark.verifying import verify_blind, verify_informed
-from watermark.models import mlp
+from watermark.models import mark, mlp
 
 OWNER = OwnerSecret(b"o" * 32)
 OTHER = OwnerSecret(b"x" * 32)
@@ -35,7 +36,7 @@ def original(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def marked(tmp_path: Path, original: Path) -> Path:
-    embed(original, tmp_path / "marked.onnx", OWNER, payload=PAYLOAD)
+    mark(original, tmp_path / "marked.onnx", OWNER, payload=PAYLOAD)
     return tmp_path / "marked.onnx"
 
 
@@ -69,7 +70,7 @@ def test_a_copy_of_the_original_scores_zero(original: Path) -> None:
 
 def test_blind_detection_needs_a_record(tmp_path: Path, original: Path) -> None:
     big = mlp(tmp_path / "big.onnx", width=1024, hidden=2048, classes=1024)
-    embed(big, tmp_path / "m.onnx", OWNER, payload=PAYLOAD, strength=0.01, check=False)
+    mark(big, tmp_path / "m.onnx", OWNER, payload=PAYLOAD, strength=0.01, check=False)
     with pytest.raises(ModelError, match="no record of a mark"):
         verify_blind(tmp_path / "m.onnx", OTHER, [])
     records = record.records_of(OWNER.fingerprint)
@@ -91,7 +92,7 @@ def test_the_record_is_private_and_survives_its_codec(marked: Path) -> None:
 
 
 def test_marking_is_deterministic_and_changes_what_it_says(tmp_path: Path, original: Path, marked: Path) -> None:
-    report = embed(original, tmp_path / "again.onnx", OWNER, payload=PAYLOAD)
+    report = mark(original, tmp_path / "again.onnx", OWNER, payload=PAYLOAD)
     assert (tmp_path / "again.onnx").read_bytes() == marked.read_bytes()
     assert set(report.changes) == {"w0", "w1"}
     for change in report.changes.values():
@@ -103,15 +104,15 @@ def test_marking_is_deterministic_and_changes_what_it_says(tmp_path: Path, origi
 def test_a_model_too_small_or_a_budget_too_tight_is_refused(tmp_path: Path, original: Path) -> None:
     tiny = mlp(tmp_path / "tiny.onnx", width=8, hidden=16, classes=8)
     with pytest.raises(ModelError, match="too small"):
-        embed(tiny, tmp_path / "out.onnx", OWNER)
+        mark(tiny, tmp_path / "out.onnx", OWNER)
     with pytest.raises(ModelError, match=r"changes the model too much: at strength 0.05 output cosine 0\.9"):
-        embed(original, tmp_path / "out.onnx", OWNER, strength=0.05, budget=Budget(cosine=0.999999))
+        mark(original, tmp_path / "out.onnx", OWNER, strength=0.05, budget=Budget(cosine=0.999999))
     assert not (tmp_path / "out.onnx").exists()
     assert not list(tmp_path.glob("home/watermarks/*"))
 
 
 def test_constant_nodes_carry_marks(tmp_path: Path) -> None:
-    report = embed(samples.MODEL, tmp_path / "m.onnx", OWNER, payload=PAYLOAD)
+    report = mark(samples.MODEL, tmp_path / "m.onnx", OWNER, payload=PAYLOAD)
     assert sum(c.count for c in report.plan.carriers) > 100_000
     assert verify_informed(tmp_path / "m.onnx", samples.MODEL, OWNER).claim
 
@@ -124,7 +125,7 @@ def test_other_float_types_carry_marks(tmp_path: Path, original: Path, kind: int
         kept = onnx.helper.make_tensor(tensor.name, kind, tensor.dims, values.reshape(-1))
         tensor.CopyFrom(kept)
     onnx.save(model, tmp_path / "typed.onnx")
-    embed(tmp_path / "typed.onnx", tmp_path / "m.onnx", OWNER, payload=PAYLOAD, check=False)
+    mark(tmp_path / "typed.onnx", tmp_path / "m.onnx", OWNER, payload=PAYLOAD, check=False)
     verdict = verify_informed(tmp_path / "m.onnx", tmp_path / "typed.onnx", OWNER)
     assert verdict.claim
     assert verdict.outcome.read is not None
@@ -135,7 +136,7 @@ def test_external_data_is_marked_tensor_by_tensor(tmp_path: Path, original: Path
     folder.mkdir()
     model = onnx.load(original)
     onnx.save(model, folder / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
-    embed(folder / "m.onnx", tmp_path / "out.onnx", OWNER, payload=PAYLOAD)
+    mark(folder / "m.onnx", tmp_path / "out.onnx", OWNER, payload=PAYLOAD)
     assert (tmp_path / "out.onnx.data").stat().st_size >= (folder / "w.bin").stat().st_size
     assert (tmp_path / "out.onnx").stat().st_size < 4096
     assert verify_informed(tmp_path / "out.onnx", original, OWNER).claim
@@ -148,7 +149,7 @@ def test_equal_tensors_are_one_carrier(tmp_path: Path, original: Path) -> None:
     twin.name = "twin"
     model.graph.initializer.append(twin)
     onnx.save(model, tmp_path / "twins.onnx")
-    report = embed(tmp_path / "twins.onnx", tmp_path / "m.onnx", OWNER)
+    report = mark(tmp_path / "twins.onnx", tmp_path / "m.onnx", OWNER)
     assert len(report.plan.carriers) == 2
     held = {t.name: t.raw_data for t in onnx.load(tmp_path / "m.onnx").graph.initializer}
     assert held["twin"] == held["w0"] != model.graph.initializer[0].raw_data
@@ -172,7 +173,7 @@ def differences(suspect: Path, original: Path) -> dict[bytes, Difference]:
 def test_ten_thousand_wrong_keys_stay_within_the_bound(tmp_path: Path, which: str) -> None:
     original = mlp(tmp_path / "o.onnx", width=32, hidden=128, classes=32)
     marked = tmp_path / "m.onnx"
-    embed(original, marked, OWNER, strength=0.01, check=False)
+    mark(original, marked, OWNER, strength=0.01, check=False)
     suspect = marked if which == "marked" else damage.change(original, tmp_path / "n.onnx", damage.noise(0.05))
     found = differences(suspect, original)
     zs = []
@@ -227,9 +228,24 @@ def _minus(marker: Marker, dtype: str, shape: tuple[int, ...], data: bytes) -> b
     return bytes((2 * old - new).astype("<f4").tobytes())
 
 
+def test_keys_made_after_the_fact_open_no_signed_commitment(original: Path, marked: Path) -> None:
+    """A thief searches secrets against the stolen file: none opens the commitment that the owner had signed before."""
+    [note] = record.records_of(OWNER.fingerprint)
+    signed = [note.commitment]
+    assert verify_informed(marked, original, OWNER, records=[note], commitments=signed).commitment == note.commitment
+    for number in range(20):
+        thief = OwnerSecret(number.to_bytes(32, "big"))
+        verdict = verify_informed(marked, original, thief, records=[note], commitments=signed)
+        assert not verdict.claim
+        assert verdict.commitment is None
+        assert verdict.record is None
+    renamed = replace(note.commitment, owner=OTHER.fingerprint)
+    assert not record.opens(OTHER, renamed, PAYLOAD)
+
+
 def test_whoever_marks_a_stolen_file_loses_by_the_dispute_rule(tmp_path: Path, original: Path, marked: Path) -> None:
     """The thief's mark is found in its own file, but its "original" carries the owner's mark, and not the reverse."""
-    embed(marked, tmp_path / "thief.onnx", OTHER)
+    mark(marked, tmp_path / "thief.onnx", OTHER)
     assert verify_informed(tmp_path / "thief.onnx", marked, OTHER).claim
     assert verify_informed(marked, original, OWNER).claim
     assert not verify_informed(original, marked, OTHER).claim

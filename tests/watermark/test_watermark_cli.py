@@ -11,7 +11,7 @@ import pytest
 
 from modelvault import samples
 from modelvault.cli.main import main
-from modelvault.cli.watermark import NO_CLAIM
+from modelvault.cli.watermark_verify import NO_CLAIM
 from watermark.models import mlp
 
 Run = Callable[..., Any]

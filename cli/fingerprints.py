@@ -1,0 +1,65 @@
+"""What seal, grant, rewrap and trace share about fingerprints: the owner, its registry, and plans."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modelvault.cli.common import Passphrase
+from modelvault.keys import store
+
+if TYPE_CHECKING:
+    from modelvault.fingerprint.ownfile import OwnFilePlan
+    from modelvault.fingerprint.planning import FingerprintPlan
+    from modelvault.fingerprint.rings import Owner
+    from modelvault.watermark.embedding import Plan
+
+
+def load_issuer(key: str, registry: Path | None, ask: Passphrase) -> "Owner":
+    """The owner by its secret's name or path, with the registry named or the one in the home folder."""
+    from modelvault.fingerprint.registry import Registry
+    from modelvault.fingerprint.rings import Owner
+
+    secret = store.load_owner(key, ask)
+    return Owner(secret, Registry(registry, secret) if registry else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Planning:
+    """Plans for one model. ``labels``: recipients' names by fingerprint; ``inputs``: real ones to measure drift on."""
+
+    owner: "Owner"
+    labels: Mapping[str, str]
+    model: Path
+    inputs: Path | None
+
+    def slots(self, coalition: int, mark: "Plan | None") -> "FingerprintPlan":
+        """Slots that give every recipient of one file a copy of its own."""
+        from modelvault.fingerprint.planning import make_plan
+        from modelvault.watermark.fidelity import read_inputs
+
+        plan = make_plan(
+            self.model,
+            self.owner,
+            coalition=coalition,
+            watermark=mark,
+            inputs=read_inputs(self.inputs) if self.inputs else None,
+            inputs_name=self.inputs.name if self.inputs else "",
+        )
+        return replace(plan, labels=self.labels)
+
+    def own_file(self, recipient: str, *, shared: bool) -> "OwnFilePlan":
+        """A mark of the whole file for one recipient; ``shared``: beside the owner's, within one budget."""
+        from modelvault.fingerprint.ownfile import OwnFilePlan, recipient_secret
+        from modelvault.watermark.embedding import Budget, make_plan
+        from modelvault.watermark.fidelity import read_inputs
+
+        mark = make_plan(
+            self.model,
+            recipient_secret(self.owner.secret, recipient),
+            inputs=read_inputs(self.inputs) if self.inputs else None,
+            inputs_name=self.inputs.name if self.inputs else "",
+            budget=Budget().shared() if shared else None,
+        )
+        label = self.labels.get(recipient, "")
+        return OwnFilePlan(mark=mark, recipient=recipient, label=label, registry=self.owner.registry)
