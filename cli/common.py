@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from modelvault import _files, defaults, remote
-from modelvault.errors import FormatError, KeyUnavailable
+from modelvault.errors import FormatError, KeyUnavailable, printable
 from modelvault.keys import store
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -86,12 +86,12 @@ def print_fields(fields: Sequence[tuple[str, object]]) -> None:
     for name, value in fields:
         lines = [str(v) for v in value] if isinstance(value, list | tuple) else [str(value)]
         for number, line in enumerate(lines or ["-"]):
-            click.echo(f"{name if number == 0 else '':<{wide}}  {line}")
+            click.echo(f"{name if number == 0 else '':<{wide}}  {printable(line)}")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Columns as wide as needed; the last one is cut so that a line fits 80 columns."""
-    table = [list(map(str, row)) for row in [header, *rows]]
+    table = [[printable(str(cell)) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[column]) for row in table) for column in range(len(header))]
     left = WIDTH - sum(widths[:-1]) - 2 * (len(widths) - 1)
     for row in table:

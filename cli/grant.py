@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from modelvault.cli.common import FILE, ask_passphrase, json_option, passphrase_option, print_fields, print_json
+from modelvault.cli.common import FILE, PLACE, ask_passphrase, json_option, passphrase_option, print_fields, print_json
 from modelvault.cli.fingerprints import load_issuer
 from modelvault.defaults import DEFAULT
 from modelvault.errors import FileError
@@ -22,7 +22,7 @@ from modelvault.sealedfile import UnverifiedGrant
     "modelvault grant fraud.mvlt --to bank.pub --embed --licence q4.toml   |   "
     "modelvault grant fraud.mvlt --all customers.csv -o grants/",
 )
-@click.argument("file", type=FILE)
+@click.argument("file", type=PLACE)
 @click.option("--to", "recipient", metavar="KEY", help="Recipient's public key: name or path.")
 @click.option("--all", "source", type=FILE, help="A folder of NAME.pub, or a CSV file: name, key, licence, purpose.")
 @click.option("--sign", "signer", default=DEFAULT, metavar="KEY", help="A key that signed FILE. Default: default.")
@@ -38,7 +38,7 @@ from modelvault.sealedfile import UnverifiedGrant
 @passphrase_option
 @json_option
 def command(
-    file: Path,
+    file: str | Path,
     recipient: str | None,
     source: Path | None,
     signer: str,
@@ -88,7 +88,7 @@ def command(
         print_fields(list(facts.items()))
 
 
-def _one(data: bytes, file: Path, output: Path | None) -> dict[str, object]:
+def _one(data: bytes, file: str | Path, output: Path | None) -> dict[str, object]:
     if output is None:
         embed(file, data)
     else:

@@ -33,6 +33,7 @@ def _print(facts: PublicFacts) -> None:
             ("signed by", list(facts.signers)),
             ("policy", describe(s.policy)),
             ("watermark", f"committed by {s.watermark.owner}" if s.watermark else "none"),
+            ("fingerprints", f"{s.variants.slots} slots, of {s.variants.owner}" if s.variants else "none"),
             ("scan", allowed_line(s.allowed)),
         ]
     )

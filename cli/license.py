@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from modelvault import _files, defaults
+from modelvault import _files, defaults, remote
 from modelvault._codec import format_time
 from modelvault.admission import Request
-from modelvault.cli.common import FILE, ask_passphrase, json_option, passphrase_option, print_fields, print_json
+from modelvault.cli.common import FILE, PLACE, ask_passphrase, json_option, passphrase_option, print_fields, print_json
 from modelvault.container import MAGIC
 from modelvault.keys import store
 from modelvault.licencecheck import check as check_load
@@ -73,9 +73,9 @@ def command() -> None:
 
 
 @command.command(epilog="Examples: modelvault license show bank.grant   |   modelvault license show fraud.mvlt")
-@click.argument("file", type=FILE)
+@click.argument("file", type=PLACE)
 @json_option
-def show(file: Path, as_json: bool) -> None:
+def show(file: str | Path, as_json: bool) -> None:
     """Say what FILE, a grant or a sealed model with its grants, allows, to whom, until when. Nothing is verified."""
     policy, grants = _read(file)
     if as_json:
@@ -96,14 +96,20 @@ def show(file: Path, as_json: bool) -> None:
     click.echo("\nnot verified: see modelvault license check")
 
 
-def _read(file: Path) -> tuple[Terms | None, tuple[GrantStatement, ...]]:
-    with _files.failures(file):
-        large = file.stat().st_size > MAX_GRANT_ENVELOPE
-    if large or _files.read_bytes(file, limit=MAX_GRANT_ENVELOPE).startswith(MAGIC):
+def _read(file: str | Path) -> tuple[Terms | None, tuple[GrantStatement, ...]]:
+    if _start(file) == MAGIC:
         facts = inspect(file)
         return facts.statement.policy, facts.grants
-    data = _files.read_bytes(file, limit=MAX_GRANT_ENVELOPE)
-    return None, (UnverifiedGrant.from_bytes(data, str(file)).statement,)
+    data = remote.read_bytes(file, limit=MAX_GRANT_ENVELOPE)
+    return None, (UnverifiedGrant.from_bytes(data, remote.display(file)).statement,)
+
+
+def _start(file: str | Path) -> bytes:
+    if isinstance(file, str):
+        with remote.opened(file) as there:
+            return there.read(0, min(len(MAGIC), there.size))
+    with _files.failures(file), open(_files.open_regular(file), "rb") as here:
+        return here.read(len(MAGIC))
 
 
 def _facts(grant: GrantStatement) -> dict[str, Any]:
@@ -118,26 +124,28 @@ def _facts(grant: GrantStatement) -> dict[str, Any]:
 
 
 @command.command(epilog="Example: modelvault license check fraud.mvlt --grant bank.grant")
-@click.argument("file", type=FILE)
-@click.option("--grant", type=FILE, help="A grant kept beside the file.")
+@click.argument("file", type=PLACE)
+@click.option("--grant", type=PLACE, help="A grant kept beside the file.")
 @click.option("--identity", metavar="KEY", help="Recipient's public key: name or path. Default: default.")
 @click.option("--provider", "providers", multiple=True, default=(CPU,), show_default=True, help="Repeatable.")
 @click.option("--memory", type=click.Choice(["auto", "lean", "fast"]), default="auto", show_default=True)
 @click.option("--hardening", type=click.Choice(["standard", "strict"]), default="standard", show_default=True)
 @click.option("--purpose", help="The purpose that the load would declare.")
-@click.option("--trust", type=FILE, help="Trust policy. Default: $MODELVAULT_HOME/trust.toml.")
+@click.option(
+    "--trust", type=PLACE, help="Trust policy: path, or URL#sha256=HEX. Default: $MODELVAULT_HOME/trust.toml."
+)
 @click.option("--audit", type=FILE, help="Audit log. Default: $MODELVAULT_HOME/audit/audit.log.")
 @passphrase_option
 @json_option
 def check(
-    file: Path,
-    grant: Path | None,
+    file: str | Path,
+    grant: str | Path | None,
     identity: str | None,
     providers: tuple[str, ...],
     memory: str,
     hardening: str,
     purpose: str | None,
-    trust: Path | None,
+    trust: str | Path | None,
     audit: Path | None,
     passphrase_file: Path | None,
     as_json: bool,

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from modelvault import errors
+from modelvault._files import reason
 from modelvault._version import __version__
 from modelvault.cli.hints import hint_for
 
@@ -118,6 +119,11 @@ def main(args: list[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(INTERRUPTED)
+    except OSError as error:  # of a path that was only asked about: too long, or behind a folder that is closed to us
+        named = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        failure = errors.FileError(f"{named}{reason(error)}")
+        _complain(failure)
+        sys.exit(status_of(failure))
     except Exception as error:
         if os.environ.get("MODELVAULT_DEBUG"):
             raise

@@ -43,7 +43,9 @@ _TYPES: dict[str, str] = {
 @click.option("--output", type=FILE, help="Write the outputs to an .npz file.")
 @click.option("--identity", metavar="KEY", help="Recipient key: name or path. Default: default.")
 @click.option("--grant", type=PLACE, help="A grant kept beside the file.")
-@click.option("--trust", type=FILE, help="Trust policy. Default: $MODELVAULT_HOME/trust.toml.")
+@click.option(
+    "--trust", type=PLACE, help="Trust policy: path, or URL#sha256=HEX. Default: $MODELVAULT_HOME/trust.toml."
+)
 @click.option("--audit", type=FILE, help="Audit log. Default: $MODELVAULT_HOME/audit/audit.log.")
 @click.option("--hardening", type=click.Choice(["standard", "strict"]), default="standard", show_default=True)
 @click.option("--input-guard", type=click.Choice(["reject", "warn", "off"]), default="reject", show_default=True)
@@ -59,7 +61,7 @@ def command(
     output: Path | None,
     identity: str | None,
     grant: str | Path | None,
-    trust: Path | None,
+    trust: str | Path | None,
     audit: Path | None,
     hardening: str,
     input_guard: str,

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from modelvault import _files
-from modelvault.cli.common import FILE, ask_passphrase, json_option, passphrase_option, print_json, progress_bar
+from modelvault.cli.common import FILE, PLACE, ask_passphrase, json_option, passphrase_option, print_json, progress_bar
 from modelvault.container import MAGIC
 from modelvault.defaults import DEFAULT, trust_policy
 from modelvault.handover import MAX_HANDOVER
@@ -17,11 +17,11 @@ from modelvault.keys import store
 @click.argument("file", type=FILE)
 @click.option("--key", default=DEFAULT, metavar="KEY", help="Publisher key: name or path. Default: default.")
 @click.option("--grants", is_flag=True, help="Sign the embedded grants, too, if they hold under the trust policy.")
-@click.option("--trust", type=FILE, help="Trust policy for --grants. Default: $MODELVAULT_HOME/trust.toml.")
+@click.option("--trust", type=PLACE, help="Trust policy for --grants. Default: $MODELVAULT_HOME/trust.toml.")
 @passphrase_option
 @json_option
 def command(
-    file: Path, key: str, grants: bool, trust: Path | None, passphrase_file: Path | None, as_json: bool
+    file: Path, key: str, grants: bool, trust: str | Path | None, passphrase_file: Path | None, as_json: bool
 ) -> None:
     """Add a signature to FILE, a sealed model or a hand-over, that others signed before.
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import click
 
 from modelvault.cli.common import (
-    FILE,
     PLACE,
     allowed_line,
     bytes_in,
@@ -20,9 +19,11 @@ from modelvault.verification import verify
 
 @click.command("verify", epilog="Example: modelvault verify fraud.mvlt --trust trust.toml")
 @click.argument("file", type=PLACE)
-@click.option("--trust", type=FILE, help="Trust policy. Default: $MODELVAULT_HOME/trust.toml.")
+@click.option(
+    "--trust", type=PLACE, help="Trust policy: path, or URL#sha256=HEX. Default: $MODELVAULT_HOME/trust.toml."
+)
 @json_option
-def command(file: str | Path, trust: Path | None, as_json: bool) -> None:
+def command(file: str | Path, trust: str | Path | None, as_json: bool) -> None:
     """Check who sealed FILE and that not a byte changed, with no private key."""
     policy = trust_policy(trust)
     with progress_bar("verifying", bytes_in(file)) as step:

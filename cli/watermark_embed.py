@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--strength", default="auto", show_default=True, help="Change of a weight over its scale, e.g. 0.003.")
 @click.option("--inputs", type=FILE, metavar="FILE.npz", help="Real inputs to measure drift on. Default: random ones.")
 @click.option("--min-cosine", default=0.9995, show_default=True, help="Least cosine of outputs, before and after.")
-@click.option("--min-agreement", default=0.995, show_default=True, help="Least arg-max agreement, ties apart.")
+@click.option("--min-agreement", default=0.995, show_default=True, help="Least arg-max agreement (of ties: aimed at).")
 @click.option("--no-check", is_flag=True, help="Do not run the model to measure drift.")
 @click.option("--force", is_flag=True, help="Replace an existing output file.")
 @passphrase_option

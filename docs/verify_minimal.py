@@ -83,7 +83,7 @@ def check_sealed(file, total, keys):
     (subject,), body = statement["subject"], statement["predicate"]
     need([envelope["payloadType"], statement["_type"], statement["predicateType"]] == TYPES, "types")
     need([*map(len, (envelope, statement, subject))] == [3, 4, 2] and len(payload) <= 12 << 20, "unknown keys")
-    need(body.keys() - {"fingerprint", "io", "plainSignature", "watermark"} == PREDICATE, "predicate")
+    need(body.keys() - {"fingerprint", "io", "plainSignature", "scanAllowed", "watermark"} == PREDICATE, "predicate")
     need(re.fullmatch(r"(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){0,3}", body["version"]), "version")
     need(re.fullmatch(NAME, subject["name"]) and decode(body["nonce"], 32) + decode(body["keyCommitment"], 32), "name")
     need(re.fullmatch(KINDS, ",".join(extent["kind"] for extent in body["extents"])), "kinds of extents")

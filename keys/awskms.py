@@ -34,6 +34,7 @@ _WORDS = {
     "KMSInvalidStateException": "the key is not usable in its present state",
     "ThrottlingException": "the service wants fewer requests",
 }
+_STATES = {"Disabled": "the key is disabled", "PendingDeletion": "the key is pending deletion"}
 
 
 class KmsKey:
@@ -47,6 +48,8 @@ class KmsKey:
         self._client: Any = self.ask(lambda: _client(key))
         check_address(self._client.meta.endpoint_url, f"{uri}: endpoint")
         self.facts: dict[str, Any] = self.ask(lambda: self.kms.describe_key(KeyId=key))["KeyMetadata"]
+        if words := _STATES.get(str(self.facts.get("KeyState"))):
+            raise KeyUnavailable(f"{uri}: {words}")
 
     @property
     def kms(self) -> Any:

@@ -10,12 +10,13 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import padding, serialization
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from modelvault.errors import FormatError, KeyUnavailable
+from modelvault.keys.cost import check_cost
 
 Passphrase = Callable[[], bytes]
 
@@ -107,9 +108,11 @@ def load_private(data: bytes, passphrase: Passphrase | None, source: str) -> lis
 
 
 def _load_private_block(block: bytes, secret: bytes | None, source: str) -> Any:
+    if secret is not None:
+        check_cost(block, source)
     try:
         return serialization.load_pem_private_key(block, secret)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError):
         if secret is not None:  # one wrong passphrase in 256 gives well-formed padding, and then any error at all
             raise KeyUnavailable(f"{source}: wrong passphrase, or a damaged file") from None
         raise FormatError(f"{source}: not a private key that this version reads") from None

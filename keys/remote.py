@@ -20,6 +20,8 @@ P = TypeVar("P", PublisherPublic, HostPublic)
 # URI scheme -> its module in this package, and the package of the index that it needs
 BACKENDS = {
     "awskms": ("awskms", "boto3"),
+    "azurekms": ("azurekms", "azure-keyvault-keys"),
+    "gcpkms": ("gcpkms", "google-cloud-kms"),
     "pkcs11": ("pkcs11", "python-pkcs11"),
     "tpm2": ("tpm2", "tpm2-tools"),
     "vault": ("vault", "hvac"),

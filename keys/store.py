@@ -48,9 +48,9 @@ def check_key_name(name: str) -> str:
 def find(role: str, reference: str, suffix: str) -> Path:
     """A path, or the name of a key in the home folder; KeyUnavailable where there is no such file."""
     path = Path(reference)
-    if not (path.exists() or "/" in reference or os.sep in reference):
+    if not ("/" in reference or os.sep in reference or _files.exists(path)):
         path = folder(role) / f"{check_key_name(reference)}{suffix}"
-    if not path.is_file():
+    if not (_files.exists(path) and path.is_file()):
         raise KeyUnavailable(f"{role} key {reference!r}: not found at {path}")
     return path
 
@@ -70,7 +70,7 @@ def read_private(path: Path) -> bytes:
 def check_free(where: Path, name: str) -> None:
     """FileError where a key of this name stands already."""
     path = where / f"{check_key_name(name)}.key"
-    if path.exists() or path.with_name(f"{name}.pub").exists():
+    if _files.exists(path) or _files.exists(path.with_name(f"{name}.pub")):
         raise FileError(f"{path}: a key of this name exists already")
 
 

@@ -163,7 +163,9 @@ def recipient(uri: str, secret: Passphrase | None) -> ServiceRecipient:
         settings = {"ciphertext": wrapped.decode("latin-1"), "associated_data": _text(info), "mount_point": key.mount}
         try:
             answer = key.ask(lambda client: client.secrets.transit.decrypt_data(key.key, **settings))
-        except failure.InvalidRequest:
+        except failure.InvalidRequest as error:
+            if "key not found" in " ".join(error.errors or []):
+                raise KeyUnavailable(f"{key.name}: {_WORDS[failure.InvalidPath]}") from None
             raise NoMatchingKey(f"the key bundle does not open with {key.name}") from None
         return _bytes(answer["data"]["plaintext"], key.name)
 

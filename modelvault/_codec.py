@@ -11,6 +11,7 @@ from typing import Any
 from modelvault.errors import FormatError
 
 MAX_JSON_DEPTH = 32
+MAX_INTEGER = 2**64  # beyond it, Python has integers that are no floats, and that it will not write
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(?P<zone>Z|[+-]\d\d:\d\d)?", re.ASCII)
 
 
@@ -38,12 +39,15 @@ def json_encode(value: Any) -> bytes:
 
 
 def json_decode(data: bytes, field: str, *, limit: int) -> Any:
-    """Parse at most ``limit`` bytes of UTF-8 JSON; repeated keys, NaN, deep nesting and lone surrogates are errors."""
+    """Parse at most ``limit`` bytes of UTF-8 JSON.
+
+    Repeated keys, NaN, integers from 2**64, deep nesting and lone surrogates are errors.
+    """
     if len(data) > limit:
         raise FormatError(f"{field}: {len(data)} bytes, above the limit of {limit}")
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-        _check_tree(value, MAX_JSON_DEPTH)
+        check_tree(value)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{field}: not valid JSON: {_reason(error)}") from None
     return value
@@ -60,20 +64,25 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number")
 
 
-def _check_tree(value: Any, depth: int) -> None:
+def check_tree(value: Any, depth: int = MAX_JSON_DEPTH) -> None:
+    """ValueError where a parsed value is nested deeper, or holds numbers or text that cannot be written again."""
     if depth == 0:
         raise ValueError("nested too deeply")
     if isinstance(value, str):
         value.encode("utf-8")  # a lone surrogate cannot be encoded
-    elif isinstance(value, float) and not math.isfinite(value):
+    elif isinstance(value, int | float) and not _in_range(value):
         raise ValueError("a number is out of range")
     elif isinstance(value, list):
         for item in value:
-            _check_tree(item, depth - 1)
+            check_tree(item, depth - 1)
     elif isinstance(value, dict):
         for key, item in value.items():
-            _check_tree(key, depth)
-            _check_tree(item, depth - 1)
+            check_tree(key, depth)
+            check_tree(item, depth - 1)
+
+
+def _in_range(value: int | float) -> bool:
+    return math.isfinite(value) if isinstance(value, float) else abs(value) < MAX_INTEGER
 
 
 def _reason(error: Exception) -> str:

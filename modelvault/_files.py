@@ -27,8 +27,16 @@ def failures(path: str | os.PathLike[str]) -> Iterator[None]:
         raise FileError(f"{os.fspath(path)}: {reason(error)}") from None
 
 
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Whether something is there; FileError where that cannot be known: no permission, a name that is too long."""
+    with failures(path):
+        return Path(path).exists()
+
+
 def open_regular(path: str | os.PathLike[str], *, flags: int = 0, dir_fd: int | None = None) -> int:
     """Open for reading without ever blocking on a FIFO or device; returns a descriptor of a regular file."""
+    if "\0" in os.fsdecode(path):  # no OSError to Python
+        raise FileError(f"{os.fsdecode(path)}: NUL in a path")
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | flags, dir_fd=dir_fd)
     try:
         check_regular(descriptor, path)

@@ -4,8 +4,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from modelvault import remote
 from modelvault.audit import AuditLog, LogKey
-from modelvault.errors import AuditUnavailable, KeyUnavailable, ModelVaultError
+from modelvault.errors import AuditUnavailable, FileError, KeyUnavailable, ModelVaultError
 from modelvault.filekey import Identity
 from modelvault.keys import RecipientKey, store
 from modelvault.trust import TrustPolicy
@@ -17,7 +18,11 @@ DEFAULT = "default"
 
 
 def trust_path() -> Path:
-    return Path(os.environ.get("MODELVAULT_TRUST") or store.home() / "trust.toml")
+    """Where a policy can be written. Raises FileError."""
+    chosen = os.environ.get("MODELVAULT_TRUST") or store.home() / "trust.toml"
+    if remote.is_url(chosen):
+        raise FileError(f"{remote.display(chosen)}: MODELVAULT_TRUST is a URL, and only a local policy can be changed")
+    return Path(chosen)
 
 
 def audit_path() -> Path:
@@ -25,8 +30,14 @@ def audit_path() -> Path:
 
 
 def trust_policy(trust: TrustPolicy | PathLike | None) -> TrustPolicy:
-    """The policy itself, or the one at a path, or the home folder's. Raises UntrustedPublisher, FormatError."""
-    return trust if isinstance(trust, TrustPolicy) else TrustPolicy.read(Path(trust or trust_path()))
+    """The policy itself, or the one at a path or pinned URL, or the home folder's.
+
+    Raises UntrustedPublisher, FormatError, FileError.
+    """
+    if isinstance(trust, TrustPolicy):
+        return trust
+    place = os.fspath(trust or os.environ.get("MODELVAULT_TRUST") or trust_path())
+    return TrustPolicy.read(place if remote.is_url(place) else Path(place))
 
 
 def recipient(identity: Identity | Provider | PathLike | None, passphrase: Passphrase | None) -> Identity:

@@ -14,7 +14,7 @@ from modelvault.errors import FileError, FormatError, NoMatchingKey, UntrustedPu
 from modelvault.filekey import FileKey, Identity, Recipient
 from modelvault.manifest import GrantStatement
 from modelvault.policy import Terms
-from modelvault.sealedfile import SealedFile, UnverifiedGrant
+from modelvault.sealedfile import SealedFile, UnverifiedGrant, open_header
 
 if TYPE_CHECKING:
     from modelvault.fingerprint.rings import Owner, RecipientKeys
@@ -62,9 +62,9 @@ def grant_all(
 ) -> Iterator[bytes]:
     """A grant for each order, in turn. The file is opened once, its key unwrapped once, its payload never read.
 
-    Raises as :func:`grant`.
+    ``path`` may be a URL, of which the header is read by range. Raises as :func:`grant`.
     """
-    with SealedFile(path) as sealed:
+    with open_header(path) as sealed:
         signers = {s.keyid for s in sealed.envelope.signatures}
         if signer.public.fingerprint not in signers:
             raise UntrustedPublisher(f"{sealed.path}: not signed by {signer.public.fingerprint}")
@@ -104,7 +104,7 @@ def rewrap(
 
     A file without a grant for ``old`` is left alone. Raises as :func:`grant`.
     """
-    with SealedFile(path) as sealed:
+    with open_header(path) as sealed:
         pairs = list(zip(sealed.header.grants, sealed.grants(), strict=True))
         moved = [item.statement for _, item in pairs if item.statement.recipient == old]
         if moved:
@@ -124,7 +124,7 @@ def _own_grant(sealed: SealedFile, own: Identity) -> GrantStatement:
 
 def embed(path: str | os.PathLike[str], grant: bytes) -> None:
     """Add a grant to the file; one that its recipient already has is replaced. Atomic: the payload is copied."""
-    with SealedFile(path) as sealed:
+    with open_header(path) as sealed:
         added = UnverifiedGrant.from_bytes(grant, "grant").statement
         if added.model != sealed.statement_digest:
             raise FormatError(f"{sealed.path}: the grant is for another model")
@@ -143,7 +143,7 @@ def ungrant(path: str | os.PathLike[str], fingerprint: str) -> int:
 
     Who has decrypted the model once may have kept it, and a copy of the file still holds the grant.
     """
-    with SealedFile(path) as sealed:
+    with open_header(path) as sealed:
         pairs = zip(sealed.header.grants, sealed.grants(), strict=True)
         kept = tuple(raw for raw, item in pairs if item.statement.recipient != fingerprint)
         removed = len(sealed.header.grants) - len(kept)

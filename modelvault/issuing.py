@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from modelvault import _files, envelope
@@ -39,7 +38,7 @@ def revoke(path: PathLike, entries: Iterable[Entry], *, signers: Sequence[Signer
     Raises UntrustedPublisher, SignatureInvalid, FormatError, FileError.
     """
     now = datetime.now(UTC).replace(microsecond=0)
-    known = read_list(path, signers) if Path(path).exists() else RevocationList(name=name, number=0, issued=now)
+    known = read_list(path, signers) if _files.exists(path) else RevocationList(name=name, number=0, issued=now)
     issued = known.issue(tuple(entries), now)
     _files.write_bytes(path, envelope.sign(issued.to_bytes(), signers).to_bytes())
     return issued

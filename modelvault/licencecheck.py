@@ -10,7 +10,7 @@ from modelvault._codec import format_time
 from modelvault.admission import Authorised, Request, authorise, check_log
 from modelvault.audit import AuditLog
 from modelvault.permit import check_seats
-from modelvault.sealedfile import SealedFile
+from modelvault.sealedfile import open_header
 from modelvault.usage import Usage
 
 
@@ -37,7 +37,7 @@ class Allowance:
 def check(path: str | os.PathLike[str], request: Request, log: AuditLog) -> Allowance:
     """What a load would be told at this moment; raises what the load would raise before it decrypts."""
     check_log(log, request.trust)
-    with SealedFile(path) as sealed:
+    with open_header(path) as sealed:
         authorised = authorise(sealed, request, {})
     usage, at = ledger.peek(log) or (Usage(), None)
     now = datetime.now(UTC)

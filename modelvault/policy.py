@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modelvault import _files
-from modelvault._codec import Fields, format_time
+from modelvault._codec import Fields, check_tree, format_time
 from modelvault._version import __version__
 from modelvault.errors import FormatError, PolicyDenied
 from modelvault.termtable import TERMS, Cosigned, Queries, Quota, listing, loader_version
@@ -109,12 +109,17 @@ def _among(value: str | None, allowed: tuple[str, ...] | None, what: str) -> Non
 
 def read_toml(path: str | Path) -> dict[str, Any]:
     """A TOML file's table; dates become RFC 3339 text as in the JSON form."""
-    data = _files.read_bytes(path, limit=MAX_POLICY)
+    return toml_table(_files.read_bytes(path, limit=MAX_POLICY), str(path))
+
+
+def toml_table(data: bytes, source: str) -> dict[str, Any]:
+    """:func:`read_toml` of what was read already."""
     try:
         table = tomllib.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise FormatError(f"{path}: not valid TOML: {str(error).lower().splitlines()[0]}") from None
-    return {key: _plain(value) for key, value in table.items()}
+        check_tree(table)
+        return {key: _plain(value) for key, value in table.items()}
+    except (ValueError, OverflowError, RecursionError) as error:  # also Python's own limit on the digits of integers
+        raise FormatError(f"{source}: not valid TOML: {str(error).lower().splitlines()[0]}") from None
 
 
 def _plain(value: Any) -> Any:

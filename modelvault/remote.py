@@ -1,6 +1,6 @@
 """Sealed models, grants, revocation lists at any fsspec URL (s3, gs, az, https): bounded reads, a cache of ciphertext.
 
-Only what is signed is read from afar. A trust policy is not: it stays a local file.
+Only what is signed is read from afar, or what a digest pins: a trust policy.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from modelvault import _files
 from modelvault.container import PRELUDE, Prelude
-from modelvault.errors import FileError, ModelVaultError
+from modelvault.errors import FileError, ModelVaultError, UntrustedPublisher
 from modelvault.keys import store
 
 PIECE = 8 * 2**20
@@ -133,6 +133,20 @@ def read_bytes(path: str | os.PathLike[str], *, limit: int) -> bytes:
         if file.size > limit:
             raise FileError(f"{file.name}: larger than the limit of {limit} bytes")
         return file.read(0, file.size)
+
+
+def read_pinned(url: str, *, limit: int) -> bytes:
+    """What stands at ``URL#sha256=HEX``, for content that nobody signed. Raises FileError.
+
+    UntrustedPublisher where no digest is named, or the content has another.
+    """
+    place, found, digest = url.rpartition("#sha256=")
+    if not found or not re.fullmatch("[0-9a-f]{64}", digest):
+        raise UntrustedPublisher(f"{display(url)}: not signed, so expected #sha256= and 64 hex digits behind its URL")
+    data = read_bytes(place, limit=limit)
+    if (actual := hashlib.sha256(data).hexdigest()) != digest:
+        raise UntrustedPublisher(f"{display(place)}: has SHA-256 {actual}, expected {digest}")
+    return data
 
 
 def cache_folder() -> Path:

@@ -153,6 +153,11 @@ class RemoteHeader(SealedFile):
         self._closing.close()
 
 
+def open_header(path: str | os.PathLike[str]) -> SealedFile:
+    """A sealed file for what its header says: of a URL nothing else is fetched."""
+    return RemoteHeader(os.fspath(path)) if remote.is_url(path) else SealedFile(path)
+
+
 def workers() -> int:
     """Threads worth starting: one for each processor this process may use."""
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

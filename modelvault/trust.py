@@ -19,8 +19,9 @@ from modelvault.errors import FileError, FormatError, PolicyDenied, Revoked, Unt
 from modelvault.keys import PublisherPublic
 from modelvault.keys.store import MAX_KEY_FILE
 from modelvault.manifest import ModelStatement, check_name, check_version, version_key
-from modelvault.policy import read_toml
+from modelvault.policy import MAX_POLICY, read_toml, toml_table
 
+Place = Path | str  # a path, or a URL
 FRESH = "# Who may vouch for which models on this host.\nversion = 1\n"
 
 
@@ -102,7 +103,7 @@ class RevocationTerms:
 class TrustPolicy:
     """All publishers that this host trusts, what it asks of the host's audit log, and where revocations come from.
 
-    ``folder`` is the policy's own, where hand-overs are looked for.
+    ``folder`` is the policy's own, where hand-overs are looked for; None for a policy at a URL.
     """
 
     publishers: tuple[Publisher, ...]
@@ -117,22 +118,25 @@ class TrustPolicy:
 
     @classmethod
     def read(cls, path: str | Path) -> "TrustPolicy":
-        """Read a policy file; UntrustedPublisher where there is none, FormatError where it is not understood."""
-        path = Path(path)
-        if not path.exists():
-            raise UntrustedPublisher(f"no trust policy at {path}")
-        fields = Fields(read_toml(path), str(path))
+        """Read a policy file, or one at ``URL#sha256=HEX``, whose key files stand beside it there.
+
+        UntrustedPublisher where there is none, or not the one of that digest; FormatError where it is not understood.
+        """
+        table, folder = _written(path)
+        source = remote.display(path).partition("#")[0]
+        fields = Fields(table, source)
         fields.integer("version", low=1, high=1)
         publishers = tuple(
-            _publisher(item, f"{path}: publisher[{number}]", path.parent)
+            _publisher(item, f"{source}: publisher[{number}]", folder)
             for number, item in enumerate(fields.items("publisher", [], limit=1024))
         )
-        audit = AuditTerms.from_dict(fields.mapping("audit", {}), f"{path}: audit")
-        revocation = _revocation(fields.mapping("revocation", None), f"{path}: revocation", path.parent)
+        audit = AuditTerms.from_dict(fields.mapping("audit", {}), f"{source}: audit")
+        revocation = _revocation(fields.mapping("revocation", None), f"{source}: revocation", folder)
         fields.done()
         if len({p.name for p in publishers}) != len(publishers):
-            raise FormatError(f"{path}: two publishers of one name")
-        return cls(publishers=publishers, audit=audit, revocation=revocation, folder=path.parent)
+            raise FormatError(f"{source}: two publishers of one name")
+        local = folder if isinstance(folder, Path) else None
+        return cls(publishers=publishers, audit=audit, revocation=revocation, folder=local)
 
     def verify_model(self, envelope: Envelope, statement: ModelStatement, source: str) -> VerifiedModel:
         """The statement as verified, or SignatureInvalid, UntrustedPublisher, Revoked, PolicyDenied.
@@ -153,6 +157,23 @@ class TrustPolicy:
         raise max(refusals, key=lambda r: isinstance(r, Revoked))
 
 
+def _written(path: str | Path) -> tuple[dict[str, Any], Place]:
+    """A policy's table, and where its key files stand."""
+    if isinstance(path, str) and remote.is_url(path):
+        data = remote.read_pinned(path, limit=MAX_POLICY)
+        return toml_table(data, remote.display(path)), path.partition("#")[0].rpartition("/")[0]
+    path = Path(path)
+    if not _files.exists(path):
+        raise UntrustedPublisher(f"no trust policy at {path}")
+    return read_toml(path), path.parent
+
+
+def _beside(folder: Place, name: str) -> Place:
+    if remote.is_url(name):
+        return name
+    return folder / name if isinstance(folder, Path) else f"{folder}/{name}"
+
+
 def _check_version(statement: ModelStatement, publisher: Publisher, source: str) -> None:
     if version_key(statement.version) < version_key(publisher.minimum_version):
         raise PolicyDenied(
@@ -161,14 +182,13 @@ def _check_version(statement: ModelStatement, publisher: Publisher, source: str)
         )
 
 
-def _revocation(item: Any, field: str, folder: Path) -> RevocationTerms | None:
+def _revocation(item: Any, field: str, folder: Place) -> RevocationTerms | None:
     if item is None:
         return None
     fields = Fields(item, field)
-    place = fields.text("list")
     hours = fields.integer("max_age_hours", None, low=1, high=876_000)
     terms = RevocationTerms(
-        place=place if remote.is_url(place) else folder / place,
+        place=_beside(folder, fields.text("list")),
         max_age=None if hours is None else timedelta(hours=hours),
         threshold=fields.integer("threshold", 1, low=1, high=64),
         keys=_keys(fields, folder),
@@ -185,12 +205,12 @@ def _check_threshold(threshold: int, keys: tuple[Verifier, ...], field: str) -> 
         raise FormatError(f"{field}.threshold: {threshold} signatures of {len(keys)} keys")
 
 
-def _keys(fields: Fields, folder: Path) -> tuple[PublisherPublic, ...]:
+def _keys(fields: Fields, folder: Place) -> tuple[PublisherPublic, ...]:
     items = fields.items("key", limit=64)
     return tuple(_key(item, f"{fields.path}.key[{number}]", folder) for number, item in enumerate(items))
 
 
-def _publisher(item: Any, field: str, folder: Path) -> Publisher:
+def _publisher(item: Any, field: str, folder: Place) -> Publisher:
     fields = Fields(item, field)
     publisher = Publisher(
         name=check_name(fields.text("name"), f"{field}.name"),
@@ -205,18 +225,18 @@ def _publisher(item: Any, field: str, folder: Path) -> Publisher:
     return publisher
 
 
-def _read_key(path: Path) -> PublisherPublic:
-    return PublisherPublic.from_pem(_files.read_bytes(path, limit=MAX_KEY_FILE), str(path))
+def _read_key(path: Place) -> PublisherPublic:
+    return PublisherPublic.from_pem(remote.read_bytes(path, limit=MAX_KEY_FILE), remote.display(path))
 
 
-def _key(item: Any, field: str, folder: Path) -> PublisherPublic:
+def _key(item: Any, field: str, folder: Place) -> PublisherPublic:
     fields = Fields(item, field)
-    path = folder / fields.text("file")
+    path = _beside(folder, fields.text("file"))
     pinned = fields.text("fingerprint", limit=128)
     fields.done()
     key = _read_key(path)
     if key.fingerprint != pinned:
-        raise FormatError(f"{field}: {path} has fingerprint {key.fingerprint}, expected {pinned}")
+        raise FormatError(f"{field}: {remote.display(path)} has fingerprint {key.fingerprint}, expected {pinned}")
     return key
 
 
@@ -227,7 +247,7 @@ def add_publisher(
 
     The key files are copied to the folder ``trusted`` beside the policy. Raises FormatError, FileError.
     """
-    existing = TrustPolicy.read(policy) if policy.exists() else None
+    existing = TrustPolicy.read(policy) if _files.exists(policy) else None
     if existing and name in {p.name for p in existing.publishers}:
         raise FormatError(f"{policy}: publisher {name!r} is there already; edit its entry by hand")
     check_name(name, "name")
@@ -247,7 +267,7 @@ def require_revocations(
 
     Raises FormatError, FileError.
     """
-    if policy.exists() and TrustPolicy.read(policy).revocation is not None:
+    if _files.exists(policy) and TrustPolicy.read(policy).revocation is not None:
         raise FormatError(f"{policy}: asks for a revocation list already; edit its entry by hand")
     lines = ["", "[revocation]", f"list = {_quote(location)}"]
     lines += [f"max_age_hours = {max_age_hours}"] if max_age_hours is not None else []

@@ -87,7 +87,7 @@ def _follow(publisher: Publisher, folder: Path) -> Publisher:
     """The publisher after every hand-over that lies in the folder, in order and without a gap."""
     for number in range(publisher.handover + 1, MAX_CHAIN):
         path = handover_path(folder, publisher.name, number)
-        if not path.exists():
+        if not _files.exists(path):
             break
         publisher = follow(publisher, _files.read_bytes(path, limit=MAX_HANDOVER), str(path))
     return publisher

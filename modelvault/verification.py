@@ -6,11 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from modelvault import remote
 from modelvault._codec import format_time
 from modelvault.errors import SignatureInvalid
 from modelvault.manifest import GrantStatement, ModelStatement
-from modelvault.sealedfile import Progress, RemoteHeader, SealedFile, UnverifiedGrant
+from modelvault.sealedfile import Progress, SealedFile, UnverifiedGrant, open_header
 from modelvault.trust import TrustPolicy, VerifiedModel
 from modelvault.trustupdates import updated
 
@@ -39,6 +38,7 @@ class PublicFacts:
             "policy": s.policy.to_dict(),
             "io": s.io,
             "watermark": s.watermark.to_dict() if s.watermark else None,
+            "fingerprint": s.variants.to_dict() if s.variants else None,
             "scan_allowed": list(s.allowed),
             "grants": [
                 {"id": g.grant_id, "recipient": g.recipient, "purpose": g.purpose, "licence": g.licence.to_dict()}
@@ -49,7 +49,7 @@ class PublicFacts:
 
 def inspect(path: str | os.PathLike[str]) -> PublicFacts:
     """Read the public facts of a sealed file, unverified; of a URL the header only. Raises FormatError, FileError."""
-    with RemoteHeader(os.fspath(path)) if remote.is_url(path) else SealedFile(path) as sealed:
+    with open_header(path) as sealed:
         return PublicFacts(
             path=sealed.path,
             statement=sealed.statement,

@@ -102,7 +102,7 @@ def test_options_in_the_models_own_metadata_are_not_taken(
     wish = {"session_options": {"enable_profiling": 1, "profile_file_prefix": "prof"}}
     model.metadata_props.add(key="ort_config", value=json.dumps(wish))
     onnx.save(model, tmp_path / "m.onnx")
-    path = parties.seal(tmp_path / "m.onnx")
+    path = parties.seal(tmp_path / "m.onnx", allow=["active-metadata"])
     monkeypatch.setenv("ORT_LOAD_CONFIG_FROM_MODEL", "1")
     with parties.load(path) as session:
         session.run(None, sample_input)

@@ -32,7 +32,7 @@ VALUES = {
 }
 FOREIGN = {
     "onnx": {"onnxfile"},
-    "google": {"onnxfile"},
+    "google": {"onnxfile", "keys"},
     "onnxruntime": {"session", "binding", "ort"},
     "cryptography": {"_primitives", "keys"},
     "click": {"cli"},

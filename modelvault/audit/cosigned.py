@@ -30,7 +30,7 @@ def read_cosigned(path: Path) -> Note:
 def check_fresh(log: Path, witnesses: Sequence[VerifierKey], threshold: int, within: timedelta, now: datetime) -> None:
     """PolicyDenied unless ``threshold`` witnesses cosigned this log within the time before ``now``."""
     found, path = 0, cosigned_path(log)
-    if path.exists():
+    if _files.exists(path):
         note = read_cosigned(path)
         if Checkpoint.from_text(note.text, str(path)).origin != _origin(log):
             raise PolicyDenied(f"{path}: the checkpoint of another log")

@@ -64,7 +64,7 @@ def _append(path: Path, lines: bytes) -> None:
 def read_openings(log: Path) -> dict[str, Any]:
     """Values by commitment; openings that do not fit their commitment, or were never wholly written, are left out."""
     path, found = openings_path(log), {}
-    if not path.exists():
+    if not _files.exists(path):
         return {}
     with _files.failures(path), open(_files.open_regular(path), "rb") as file:
         while line := file.readline(MAX_OPENING):
@@ -104,7 +104,7 @@ def forget(log: Path, wanted: Callable[[str], bool]) -> int:
     Raises FileError.
     """
     path = openings_path(log)
-    if not path.exists():
+    if not _files.exists(path):
         return 0
     with _files.failures(path), locked_file(path) as descriptor:
         with open(os.dup(descriptor), "rb") as file:

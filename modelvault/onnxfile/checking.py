@@ -1,8 +1,10 @@
 """What ONNX itself says about a model: its checker's complaint, its versions, hidden fields, and small constants."""
 
 import math
+from typing import Any
 
 import onnx
+from google.protobuf.descriptor import FieldDescriptor
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from modelvault.onnxfile.walk import constants, other_tensors
@@ -54,6 +56,19 @@ def hidden_bytes(model: ModelProto) -> int:
     copy.CopyFrom(model)
     copy.DiscardUnknownFields()
     return int(model.ByteSize() - copy.ByteSize())
+
+
+def undecodable(model: ModelProto) -> str | None:
+    """The name of a field of text that is not UTF-8: Python's protobuf gives it as bytes, which no reader expects."""
+    waiting: list[Any] = [model]
+    while waiting:
+        for field, value in waiting.pop().ListFields():
+            if field.type == FieldDescriptor.TYPE_STRING:
+                if isinstance(value, bytes) or (field.is_repeated and any(isinstance(v, bytes) for v in value)):
+                    return str(field.name)
+            elif field.type == FieldDescriptor.TYPE_MESSAGE:
+                waiting += value if field.is_repeated else [value]
+    return None
 
 
 def small_numbers(tensor: TensorProto) -> tuple[float, ...] | None:

@@ -17,7 +17,7 @@ from modelvault.index import TensorPlace
 from modelvault.onnxfile.anonymise import anonymise
 from modelvault.onnxfile.layout import ALIGNMENT, Edit, Slot, SourceFile, SplitModel
 from modelvault.onnxfile.tensors import TensorReader, clear, dtype_name, float_bytes, refer, set_floats, show
-from modelvault.onnxfile.walk import constants, describe, leaves, other_tensors, strip
+from modelvault.onnxfile.walk import constants, describe, has_plain_text, leaves, other_tensors, strip
 
 MOVE_FROM = 1024  # onnxruntime's shape inference needs small constants in the graph
 MAX_MODEL = 2**31 - 1  # protobuf's own limit
@@ -55,8 +55,8 @@ def split(
         tensors=tuple(splitter.tensors),
         region=splitter.region,
         sources=(source, *(SourceFile(path=p, size=sizes[p]) for p in sorted(sizes))),
-        inputs=tuple(describe(v) for v in model.graph.input),
-        outputs=tuple(describe(v) for v in model.graph.output),
+        inputs=tuple(describe(v, str(path)) for v in model.graph.input),
+        outputs=tuple(describe(v, str(path)) for v in model.graph.output),
         path=path,
         _inline=splitter.inline,
         _external=splitter.external,
@@ -83,6 +83,8 @@ def parse_any(data: bytes, source: str) -> ModelProto:
         model.ParseFromString(data)
     except DecodeError:
         raise ModelError(f"{source}: not an ONNX model (protobuf does not parse)") from None
+    if not has_plain_text(model):
+        raise ModelError(f"{source}: not an ONNX model (text that is not UTF-8)")
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
         raise ModelError(f"{source}: not an ONNX model (no graph)")
     return model

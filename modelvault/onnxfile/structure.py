@@ -63,8 +63,8 @@ def structure(model: OpenModel) -> Structure:
     return Structure(
         facts=_facts(proto),
         opsets={utf8(o.domain) or "ai.onnx": o.version for o in proto.opset_import},
-        inputs=tuple(describe(v) for v in proto.graph.input),
-        outputs=tuple(describe(v) for v in proto.graph.output),
+        inputs=tuple(describe(v, str(model.path)) for v in proto.graph.input),
+        outputs=tuple(describe(v, str(model.path)) for v in proto.graph.output),
         nodes=tuple(walker.nodes),
         results=tuple(results),
     )

@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from google.protobuf.message import Message
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
 
+from modelvault.errors import ModelError
 from modelvault.onnxfile.layout import IOEntry
-from modelvault.onnxfile.tensors import dtype_name
+from modelvault.onnxfile.tensors import dtype_name, show
 
 
 def constants(graph: GraphProto) -> Iterator[tuple[NodeProto, AttributeProto]]:
@@ -50,6 +52,25 @@ def _attribute_tensors(attribute: AttributeProto) -> Iterator[TensorProto]:
     sparse = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
     for tensor in [*sparse, *attribute.sparse_tensors]:
         yield from (tensor.values, tensor.indices)
+
+
+def has_plain_text(message: Any) -> bool:
+    """Whether every text field below is UTF-8. Python's protobuf gives bytes for one that is not, at every use."""
+    if isinstance(message, TensorProto):  # whose data, all of it in memory, need not be looked at
+        texts = [message.name, message.doc_string]
+        texts += [text for entry in message.external_data for text in (entry.key, entry.value)]
+        return all(isinstance(text, str) for text in texts) and all(map(has_plain_text, message.metadata_props))
+    for field, value in message.ListFields():
+        if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
+            continue
+        items = [value] if isinstance(value, str | bytes | Message) else value
+        if not all(map(has_plain_text if field.type == field.TYPE_MESSAGE else _is_text, items)):
+            return False
+    return True
+
+
+def _is_text(value: str | bytes) -> bool:
+    return isinstance(value, str)
 
 
 def nodes(model: ModelProto) -> Iterator[NodeProto]:
@@ -119,9 +140,12 @@ def _clear_notes(item: Any) -> None:
     item.ClearField("metadata_props")
 
 
-def describe(value: ValueInfoProto) -> IOEntry:
-    """An input or output in plain words."""
-    kind, shape = _type(value.type)
+def describe(value: ValueInfoProto, source: str = "model") -> IOEntry:
+    """An input or output in plain words; ModelError where its elements are of no known type."""
+    try:
+        kind, shape = _type(value.type)
+    except ValueError:
+        raise ModelError(f"{source}: value {show(value.name)}: unknown element type") from None
     return IOEntry(name=value.name, dtype=kind, shape=shape)
 
 

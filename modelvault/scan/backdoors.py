@@ -50,7 +50,7 @@ class _Flow:
     subject: Subject
     makers: dict[tuple[int, str], Place] = field(default_factory=dict)
     fed: dict[int, set[str]] = field(default_factory=dict)
-    left: int = MAX_WALKS
+    left: int = field(default_factory=lambda: MAX_WALKS)
 
     def maker(self, scope: Scope | None, name: str) -> Place | None:
         """The node that makes a value seen from a scope."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from modelvault.errors import ModelError
 from modelvault.onnxfile.lean import lean_graph
 from modelvault.onnxfile.split import parse_any
-from modelvault.scan.assets import of_file
+from modelvault.scan.assetfiles import of_file
 from modelvault.scan.finding import ASSETS, ERROR, RULES, STRUCTURE, Finding, plain
 from modelvault.scan.scanning import ask, chosen
 from modelvault.scan.subject import Subject

@@ -14,7 +14,7 @@ MAX_ALL = 64 * 2**20
 
 _ACTIVE = re.compile(r"(?i)ort_config|session_options|execution_?providers?|provider_options|custom_op_?librar(y|ies)")
 _ACTIVE_VALUE = re.compile(
-    r"(?i)\b(eval|exec|__import__|os\.system|subprocess\.\w+)\s?\(|<script\b|javascript:|\bpickle\.loads?\b"
+    r"(?i)(?<![.\w])(eval|exec|__import__|os\.system|subprocess\.\w+)\s?\(|<script\b|javascript:|\bpickle\.loads?\b"
 )
 _SECRETS = (
     ("a private key", re.compile(r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----")),
@@ -29,7 +29,7 @@ _SECRETS = (
         "a password",
         re.compile(
             r"(?i)\b(?:password|passwd|secret_?key|api_?key|access_?token)[\"']?\s{0,4}[:=]\s{0,4}[\"']?"
-            r"[^\s\"'<>{}]{8,200}"
+            r"(?=[^\s\"']{0,60}\d)[\w+/=!@#$%^&*-]{8,200}(?![\w.(\[])"
         ),
     ),
 )  # fmt: skip
@@ -114,9 +114,8 @@ def active(subject: Subject) -> Iterator[Hit]:
     for entry in subject.model.metadata_props:
         if _ACTIVE.fullmatch(entry.key):
             yield Hit(f"metadata.{plain(entry.key, 60)}", "a setting that onnxruntime or its tools may obey")
-    for place, text in texts(subject):
-        if found := _ACTIVE_VALUE.search(text):
-            yield Hit(place, f"holds what looks like code: {plain(found.group(), 40)}")
+        elif found := _ACTIVE_VALUE.search(entry.value[:MAX_TEXT]):
+            yield Hit(f"metadata.{plain(entry.key, 60)}", f"holds what looks like code: {plain(found.group(), 40)}")
 
 
 @rule(

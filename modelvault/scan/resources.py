@@ -5,7 +5,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from modelvault.scan.finding import ERROR, STRUCTURE, WARNING, Hit, plain, rule
-from modelvault.scan.folding import TOP, attribute, product
+from modelvault.scan.known import TOP, attribute, product
 from modelvault.scan.places import Place, Scope
 from modelvault.scan.subject import Subject
 

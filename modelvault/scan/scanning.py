@@ -17,12 +17,13 @@ from modelvault.scan import (  # noqa: F401  rules enter the register when they 
     naming,
     operators,
     ownership,
+    pickles,
     published,
     resources,
     versions,
     weights,
 )
-from modelvault.scan.assets import of_folder, of_memory
+from modelvault.scan.assetfiles import of_folder, of_memory
 from modelvault.scan.finding import (
     ASSETS,
     CONTENT,

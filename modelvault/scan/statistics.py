@@ -60,8 +60,16 @@ class Contents:
         self.region = region
 
     def size(self, held: Held) -> int:
-        """Bytes of the tensor's data, 0 for text. Raises ModelError."""
+        """Bytes of the tensor's data by its shape, 0 for text. Raises ModelError."""
         return self.reader.size(held.tensor, held.name) or 0
+
+    def parts(self, held: Held) -> list[tuple[int, int]]:
+        """Ranges of the data, each a task; only of data that is there. Raises ModelError."""
+        size = self.size(held)
+        if not is_external(held.tensor):
+            return [(0, size)] if size else []
+        self._offset(held)
+        return [(start, min(start + BATCH, size)) for start in range(0, size, BATCH)]
 
     def pieces(self, held: Held, start: int, stop: int) -> Iterator[bytes | memoryview]:
         """The bytes from ``start`` to ``stop``; a piece is valid until the next is taken. ModelError, FileError."""
@@ -109,15 +117,13 @@ def measure(contents: Contents, tensors: Sequence[Held]) -> list[tuple[Held, Sta
     kept: list[tuple[Held, str]] = []
     for held in tensors:
         try:
-            size = contents.size(held)
+            ranges = [] if held.role == "sparse" else contents.parts(held)
         except ModelError:
-            continue
-        dtype = dtype_name(held.tensor.data_type)
-        if size == 0 or held.role == "sparse":
-            continue
-        for start in range(0, size, BATCH):
-            tasks.append((len(kept), partial(_part, contents, held, dtype, start, min(start + BATCH, size))))
-        kept.append((held, dtype))
+            continue  # other rules say why
+        if ranges:
+            dtype = dtype_name(held.tensor.data_type)
+            tasks += [(len(kept), partial(_part, contents, held, dtype, *one)) for one in ranges]
+            kept.append((held, dtype))
     parts: list[list[_Part | None]] = [[] for _ in kept]
     with ThreadPoolExecutor(workers(), thread_name_prefix="modelvault") as pool:
         for (number, _), part in zip(tasks, pool.map(lambda t: t[1](), tasks), strict=True):

@@ -1,14 +1,15 @@
 """What is scanned: one walk over the model lists its scopes, nodes and tensors, with a name for every place."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelvault.errors import ModelError
-from modelvault.onnxfile.checking import is_external
+from modelvault.onnxfile.checking import is_external, undecodable
 from modelvault.onnxfile.tensors import TensorReader
+from modelvault.scan.assetfiles import FILE, AssetFile
 from modelvault.scan.finding import plain
 from modelvault.scan.folding import Folded, fold
 from modelvault.scan.places import Held, Place, Scope, attribute_tensors, held
@@ -16,7 +17,6 @@ from modelvault.scan.references import Reference, resolve
 from modelvault.scan.statistics import Contents, Statistics, measure
 
 if TYPE_CHECKING:
-    from modelvault.scan.assets import AssetFile
     from modelvault.scan.ownership import Claims
     from modelvault.verification import PublicFacts
 
@@ -31,7 +31,7 @@ class Subject:
     model: Any
     inline: bool = False
     region: memoryview | None = None
-    assets: "Sequence[AssetFile]" = ()
+    assets: Sequence[AssetFile] = ()
     claims: "Claims | None" = None
     public: "PublicFacts | None" = None
     scopes: list[Scope] = field(default_factory=list)
@@ -43,6 +43,8 @@ class Subject:
             self._walk()
 
     def _walk(self) -> None:
+        if field_ := undecodable(self.model):
+            raise ModelError(f"{self.path}: text that is not UTF-8 in a field {field_}")
         waiting = [Scope(place="graph", body=self.model.graph, parent=None, depth=0)]
         for number, training in enumerate(self.model.training_info):
             for kind in ("initialization", "algorithm"):
@@ -82,6 +84,10 @@ class Subject:
     @cached_property
     def _inner(self) -> dict[tuple[int, int, str], Scope]:
         return {(id(s.parent), *s.holder): s for s in self.scopes if s.parent is not None}
+
+    def files(self) -> Iterator[AssetFile]:
+        """The assets that are regular files."""
+        return (a for a in self.assets if a.kind == FILE)
 
     @property
     def main(self) -> Scope:

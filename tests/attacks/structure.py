@@ -88,6 +88,15 @@ def slim(source: Path, output: Path) -> Path:
     return output
 
 
+def simplify(source: Path, output: Path) -> Path:
+    """onnxsim, where it is installed."""
+    import onnxsim
+
+    model, _ = onnxsim.simplify(onnx.load(source))
+    onnx.save(model, output)
+    return output
+
+
 def fuse(source: Path, output: Path, groups: list[list[str]]) -> Path:
     """Initializers of each group side by side in one tensor, taken apart again with Split when the model runs."""
     model = onnx.load(source)
@@ -178,6 +187,20 @@ def scramble(source: Path, output: Path, seed: int = 5) -> Path:
             factors = [rng.uniform(0.5, 2, n) * rng.choice([-1, 1], n) for n in array.shape]
             moved = array[np.ix_(rows, columns)] * np.outer(*factors)
             _put(tensor, moved.astype(np.float32))
+    onnx.save(model, output)
+    return output
+
+
+def cut(source: Path, output: Path, share: float) -> Path:
+    """Every weight matrix alone: this share of its rows and of its columns, those of least norm, taken out. The model
+    is broken, as by :func:`scramble`."""
+    model = onnx.load(source)
+    for tensor in tensors(model):
+        array = numpy_helper.to_array(tensor)
+        if is_weight(array) and array.ndim == 2:
+            norms = [np.linalg.norm(array, axis=1 - axis) for axis in (0, 1)]
+            kept = [np.sort(np.argsort(-n)[: round((1 - share) * len(n))]) for n in norms]
+            _put(tensor, array[np.ix_(*kept)])
     onnx.save(model, output)
     return output
 

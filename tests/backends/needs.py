@@ -51,19 +51,26 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def moto(log: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A server on a free port: its address and process."""
+def server(script: str, log: Path, *options: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """One of this folder's servers on a free port, which is its first argument: the port and the process."""
     port = free_port()
-    command = [sys.executable, str(Path(__file__).with_name("moto_server.py")), str(port), *options]
+    command = [sys.executable, str(Path(__file__).with_name(script)), str(port), *options]
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:
             for _ in range(300):
                 with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                     break
                 time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}", process
+            yield port, process
         finally:
             process.kill()
+
+
+@contextlib.contextmanager
+def moto(log: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Its address and process."""
+    with server("moto_server.py", log, *options) as (port, process):
+        yield f"http://127.0.0.1:{port}", process
 
 
 def aws_environment(address: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -90,3 +97,11 @@ def free_port_pair() -> int:
         with contextlib.suppress(OSError), socket.socket() as second:
             second.bind(("127.0.0.1", first + 1))
             return first
+
+
+def told(*command: str) -> str:
+    """What the command line says on standard error, in a process of its own: clients' warnings would stand there."""
+    done = subprocess.run(
+        [sys.executable, "-m", "modelvault", *command], capture_output=True, text=True, check=False, timeout=120
+    )
+    return done.stderr

@@ -9,12 +9,10 @@ from typing import Any
 
 import needs
 import pytest
+from story import seal_grant_load_rotate
 
 from modelvault.errors import FormatError, KeyUnavailable, NoMatchingKey
-from modelvault.granting import grant
 from modelvault.keys import store
-from modelvault.loader import load
-from modelvault.trust import TrustPolicy, add_publisher
 
 INFO = b"modelvault/v1/grant" + bytes(32)
 
@@ -82,19 +80,8 @@ def test_kms_unwraps(kms: Any) -> None:
 
 
 def test_seal_grant_load_rotate(kms: Any, parties: Any) -> None:
-    publisher = store.load_publisher(make(kms, "ECC_NIST_P384"))
-    old, renewed = make(kms), make(kms)
-    bank = store.load_recipient(old)
-    (parties.folder / "kms.pub").write_bytes(publisher.public.to_pem())
-    add_publisher(parties.folder / "kms.toml", "kms", [parties.folder / "kms.pub"], models=["*"])
-    trust = TrustPolicy.read(parties.folder / "kms.toml")
-    path = parties.seal(signers=[publisher], recipients=[bank.public])
-    load(path, identity=old, trust=trust, audit=parties.log).close()
-    given = parties.folder / "bank.grant"
-    given.write_bytes(grant(path, store.load_recipient_public(renewed), own=parties.own, signer=publisher))
-    load(path, identity=renewed, trust=trust, audit=parties.log, grant=given).close()
-    with pytest.raises(NoMatchingKey):
-        load(path, identity=bank, trust=trust, audit=parties.log, grant=given)
+    bank, renewed = store.load_recipient(make(kms)), store.load_recipient(make(kms))
+    seal_grant_load_rotate(parties, store.load_publisher(make(kms, "ECC_NIST_P384")), bank, renewed)
 
 
 def test_what_cannot_be_used(kms: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,6 +119,29 @@ def test_credentials(kms: Any, running: tuple[str, subprocess.Popen[bytes]]) -> 
             store.load_recipient(uri)
     finally:
         unchecked_actions(b"inf")
+
+
+def test_refusals_are_audited_denials(kms: Any, parties: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = make(kms)
+    key, bank = uri.rpartition("/")[2], store.load_recipient(uri)
+    path = parties.seal(recipients=[bank.public])
+
+    def refused(identity: Any, words: str) -> None:
+        with pytest.raises(KeyUnavailable, match=f"^{uri}: {words}$"):
+            parties.load(path, identity=identity)
+
+    kms.disable_key(KeyId=key)
+    refused(bank, "the key is disabled")  # which was enabled when it was opened
+    refused(uri, "the key is disabled")
+    kms.schedule_key_deletion(KeyId=key)
+    refused(bank, "the key is not usable in its present state")
+    refused(uri, "the key is pending deletion")
+    kms.cancel_key_deletion(KeyId=key)
+    kms.enable_key(KeyId=key)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "expired")
+    refused(uri, "the credentials have expired")
+    denied = [r.fields for r in parties.records() if r.event == "load.denied"]
+    assert [(d["reason"], d["detail"].startswith(uri)) for d in denied] == [("KeyUnavailable", True)] * 5
 
 
 def test_outages_are_audited_denials(

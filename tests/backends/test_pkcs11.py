@@ -8,14 +8,12 @@ from typing import Any
 
 import needs
 import pytest
+from story import seal_grant_load_rotate
 
-from modelvault.audit import AuditLog, verify_log
+from modelvault.audit import verify_log
 from modelvault.cli.main import main
 from modelvault.errors import FormatError, KeyUnavailable, NoMatchingKey
-from modelvault.granting import grant
 from modelvault.keys import RecipientKey, store
-from modelvault.loader import load
-from modelvault.trust import TrustPolicy, add_publisher
 
 PIN = "493817"
 KEYS = {"p256": "EC:secp256r1", "p384": "EC:secp384r1", "ed25519": "EC:edwards25519", "rsa": "rsa:2048"}
@@ -91,24 +89,11 @@ def test_a_token_opens_what_hpke_wrapped(token: Token) -> None:
 
 
 def test_seal_grant_load_rotate(token: Token, parties: Any) -> None:
-    publisher = store.load_publisher(token.uri("p384"), pin)
-    bank = store.load_recipient(token.uri("bank"), pin)
-    (parties.folder / "hsm.pub").write_bytes(publisher.public.to_pem())
-    add_publisher(parties.folder / "hsm.toml", "hsm", [parties.folder / "hsm.pub"], models=["*"])
-    trust = TrustPolicy.read(parties.folder / "hsm.toml")
-    path = parties.seal(signers=[publisher], recipients=[])
-    given = parties.folder / "bank.grant"
-    given.write_bytes(grant(path, bank.public, own=parties.own, signer=publisher))
-    log = AuditLog(parties.folder / "audit.log", store.load_host(token.uri("ed25519"), pin))
-    load(path, identity=bank, trust=trust, audit=log, grant=given).close()
+    publisher, host = store.load_publisher(token.uri("p384"), pin), store.load_host(token.uri("ed25519"), pin)
+    made = token.make(f"bank-{os.urandom(3).hex()}", "p256", "--usage-derive")
+    bank, renewed = store.load_recipient(token.uri("bank"), pin), store.load_recipient(made, pin)
+    seal_grant_load_rotate(parties, publisher, bank, renewed, host)
     verify_log(parties.folder / "audit.log", store.load_host_public(token.uri("ed25519"), no_pin))
-
-    # Rotation: a new key on the token gets a grant of its own, and the old one opens nothing of it.
-    renewed = store.load_recipient(token.make(f"bank-{os.urandom(3).hex()}", "p256", "--usage-derive"), pin)
-    given.write_bytes(grant(path, renewed.public, own=parties.own, signer=publisher))
-    load(path, identity=renewed, trust=trust, audit=log, grant=given).close()
-    with pytest.raises(NoMatchingKey):
-        load(path, identity=bank, trust=trust, audit=log, grant=given)
 
 
 def test_the_command_line_with_a_token(
@@ -161,22 +146,54 @@ def test_pins(token: Token) -> None:
     assert "000000" not in wrong
 
 
-def test_a_wrong_pin_is_an_audited_denial(token: Token, parties: Any) -> None:
-    bank = store.load_recipient_public(token.uri("bank"))
-    path = parties.seal(recipients=[bank])
+def spied(token: Token, parties: Any, given: str) -> tuple[list[str], str]:
+    """Load a model that is sealed for the token's key "bank", twice with one identity, in a new process.
+
+    What is said of it; and every call to the token, as OpenSC's spy, which stands before it, writes them down.
+    """
+    spy = needs.file(*map(str, Path("/usr/lib").glob("**/pkcs11-spy.so")), "/usr/lib/pkcs11-spy.so")
+    path = parties.seal(recipients=[store.load_recipient_public(token.uri("bank"))])
     (parties.folder / "host.key").write_bytes(parties.host.to_pem(None))
     script = (
         "import sys; from modelvault.loader import load; from modelvault.audit import AuditLog\n"
-        "from modelvault.keys import HostKey\n"
+        "from modelvault.keys import HostKey, store\n"
         "host = HostKey.from_pem(open('host.key', 'rb').read(), None, 'host')\n"
-        "load(sys.argv[1], identity=sys.argv[2], trust='trust.toml', audit=AuditLog('audit.log', host),"
-        " passphrase=lambda: b'000000')"
+        "bank = store.load_recipient(sys.argv[2], lambda: sys.argv[3].encode())\n"
+        "for _ in range(2):\n"
+        "    try: load(sys.argv[1], identity=bank, trust='trust.toml', audit=AuditLog('audit.log', host)).close()\n"
+        "    except Exception as e: print(repr(e))"
     )
-    command = [needs.program("python"), "-c", script, str(path), token.uri("bank")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=parties.folder)
-    assert "KeyUnavailable: pkcs11:token=vault;object=bank: wrong PIN" in done.stderr
-    assert parties.events() == ["opened", "load.intent", "load.denied"]
-    assert parties.records()[-1].fields["reason"] == "KeyUnavailable"
+    command = [needs.program("python"), "-c", script, str(path), Token(spy, token.folder).uri("bank"), given]
+    environment = {**os.environ, "PKCS11SPY": token.module, "PKCS11SPY_OUTPUT": str(parties.folder / "calls")}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=parties.folder, env=environment, timeout=120
+    )
+    return (done.stdout + done.stderr).splitlines(), (parties.folder / "calls").read_text()
+
+
+def test_a_wrong_pin_is_sent_once(token: Token, parties: Any) -> None:
+    told, calls = spied(token, parties, "000000")
+    words = "pkcs11:token=vault;object=bank: wrong PIN (not tried again: tokens lock after a few)"
+    assert told == [f"KeyUnavailable('{words}')"] * 2
+    assert calls.count(": C_Login\n") == 1
+    denied = [r.fields for r in parties.records() if r.event == "load.denied"]
+    assert [(d["reason"], d["detail"]) for d in denied] == [("KeyUnavailable", words)] * 2
+
+
+def test_a_locked_pin_is_not_tried(token: Token, parties: Any) -> None:
+    """SoftHSM never locks a PIN by itself: the flag is set in the token's file, where other tokens set it."""
+    (place,) = (token.folder / "tokens").glob("*/token.object")
+    sound, kind = place.read_bytes(), b"\0\0\0\0\x80\0SK" + (2).to_bytes(8, "big")  # CKA_OS_TOKENFLAGS, a number
+    at = sound.index(kind) + len(kind)
+    flags = int.from_bytes(sound[at : at + 8], "big") | 0x40000  # CKF_USER_PIN_LOCKED
+    place.write_bytes(sound[:at] + flags.to_bytes(8, "big") + sound[at + 8 :])
+    try:
+        told, calls = spied(token, parties, PIN)
+    finally:
+        place.write_bytes(sound)
+    assert told == ["KeyUnavailable('pkcs11:token=vault;object=bank: the PIN is locked')"] * 2
+    assert "C_Login" not in calls
+    assert parties.events().count("load.denied") == 2
 
 
 def test_what_cannot_be_used(token: Token, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +246,11 @@ def test_other_ways_to_name_a_key(token: Token) -> None:
         identity = "".join(f"%{byte:02x}" for byte in key.id)
     module = f"?module-path={token.module}"
     serial = found.serial.decode() if isinstance(found.serial, bytes) else found.serial
-    for path in (f"serial={serial.strip()};object=p256", f"token=vault;id={identity}", f"token=vault;object=p256;id={identity}"):
+    for path in (
+        f"serial={serial.strip()};object=p256",
+        f"token=vault;id={identity}",
+        f"token=vault;object=p256;id={identity}",
+    ):
         assert store.load_publisher_public(f"pkcs11:{path}{module}", no_pin) == named
     with pytest.raises(KeyUnavailable, match="wants a PIN, and none was given"):
         store.load_publisher(token.uri("p256")).sign(b"m")
@@ -241,17 +262,3 @@ def test_a_curve_of_another_kind(token: Token) -> None:
     subprocess.run(command, check=True, capture_output=True)
     with pytest.raises(FormatError, match="expected an EC P-256, EC P-384 or Ed25519 key"):
         store.load_publisher(token.uri("p521"), pin)
-
-
-def test_a_locked_pin_is_not_tried(token: Token, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SoftHSM never locks; the flag of a token that does is enough."""
-    from types import SimpleNamespace
-
-    from pkcs11 import TokenFlag
-
-    from modelvault.keys.pkcs11 import TokenKey
-
-    key = store.load_publisher(token.uri("p256"), no_pin)
-    monkeypatch.setattr(TokenKey, "_token", lambda _: SimpleNamespace(flags=TokenFlag.USER_PIN_LOCKED))
-    with pytest.raises(KeyUnavailable, match="the PIN is locked"):
-        key.sign(b"m")

@@ -22,13 +22,15 @@ _PIECES = st.sampled_from([*_MARKS, "object", "token", "id", "module-path", "ver
 
 @_QUIET
 @given(
-    scheme=st.sampled_from(["env:", "fd:", "pkcs11:", "vault:", "tpm2:", "awskms:"]),
+    scheme=st.sampled_from(["env:", "fd:", "pkcs11:", "vault:", "tpm2:", "awskms:", "azurekms:", "gcpkms:"]),
     rest=st.lists(_PIECES | st.text(max_size=5), max_size=6).map("".join),
 )
 def test_key_references(scheme: str, rest: str, monkeypatch: pytest.MonkeyPatch) -> None:
     needs.module("pkcs11")
     needs.module("hvac")
     needs.module("boto3")
+    needs.module("azure.identity")
+    needs.module("google.cloud.kms")
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setenv("VAULT_ADDR", "http://[")
     monkeypatch.setenv("VAULT_TOKEN", "x")

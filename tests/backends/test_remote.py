@@ -1,5 +1,7 @@
 """Sealed models and grants at URLs: in memory, over HTTP, and in S3 at moto's server."""
 
+import hashlib
+import json
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -13,8 +15,10 @@ import pytest
 import modelvault
 from modelvault import remote
 from modelvault.cli.main import main
-from modelvault.errors import FileError, FormatError, PayloadTampered
+from modelvault.defaults import trust_path
+from modelvault.errors import FileError, FormatError, PayloadTampered, UntrustedPublisher
 from modelvault.granting import embed, grant
+from modelvault.keys import PublisherKey
 
 PARTS: list[tuple[int, int]] = []
 
@@ -86,6 +90,91 @@ def test_memory(parties: Any, sealed: Path) -> None:
     parties.load("memory://models/m.mvlt", identity=parties.stranger, grant="memory://models/s.grant").close()
     with pytest.raises(FileError, match="only a local file can be changed"):
         embed("memory://models/m.mvlt", memory.cat("/models/s.grant"))
+    memory.rm("/models", recursive=True)
+
+
+@pytest.fixture
+def policy(parties: Any) -> Iterator[str]:
+    """The parties' trust policy and its keys in memory: its URL, pinned."""
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    data = (parties.folder / "trust.toml").read_bytes()
+    memory.pipe("/trust/policy.toml", data)
+    for path in (parties.folder / "trusted").iterdir():
+        memory.pipe(f"/trust/trusted/{path.name}", path.read_bytes())
+    yield f"memory://trust/policy.toml#sha256={hashlib.sha256(data).hexdigest()}"
+    memory.rm("/trust", recursive=True)
+
+
+def test_a_pinned_trust_policy(
+    parties: Any, sealed: Path, policy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import fsspec
+
+    parties.load(sealed, trust=policy).close()
+    monkeypatch.setenv("MODELVAULT_TRUST", policy)
+    parties.load(sealed, trust=None).close()
+    with pytest.raises(FileError, match="only a local policy can be changed"):
+        trust_path()
+    place = policy.partition("#")[0]
+    for wrong, words in (
+        (place, "expected #sha256= and 64 hex digits"),
+        (f"{place}#sha256=00", "expected #sha256= and 64 hex digits"),
+        (f"{place}#sha256={'0' * 64}", "policy.toml: has SHA-256 [0-9a-f]{64}, expected 0000"),
+    ):
+        with pytest.raises(UntrustedPublisher, match=words):
+            parties.load(sealed, trust=wrong)
+    memory = fsspec.filesystem("memory")
+    (key,) = memory.ls("/trust/trusted", detail=False)
+    memory.pipe(key, parties.customer.public.to_pem())
+    with pytest.raises(FormatError, match="not a key of this role"):
+        parties.load(sealed, trust=policy)
+    memory.pipe(key, PublisherKey.generate("ed25519").public.to_pem())  # the policy pins its keys
+    with pytest.raises(FormatError, match="has fingerprint"):
+        parties.load(sealed, trust=policy)
+    memory.rm("/trust/policy.toml")
+    with pytest.raises(FileError, match="no such file"):
+        parties.load(sealed, trust=policy)
+    assert parties.events().count("load.denied") == 6
+    memory.pipe("/trust/policy.toml", b"")
+
+
+def test_commands_take_urls(
+    parties: Any, sealed: Path, policy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import fsspec
+
+    needs.module("cyclonedx")
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/models/m.mvlt", sealed.read_bytes())
+    for name, data in {
+        "p.key": parties.publisher.to_pem(None),
+        "own.key": parties.own.to_pem(None),
+        "to.pub": parties.stranger.public.to_pem(),
+        "host.key": parties.host.to_pem(None),
+    }.items():
+        (tmp_path / name).write_bytes(data)
+        (tmp_path / name).chmod(0o600)
+
+    def run(*args: str, code: int = 0) -> str:
+        with pytest.raises(SystemExit) as exit_:
+            main(list(args))
+        captured = capsys.readouterr()
+        assert (exit_.value.code or 0) == code, captured.err
+        return captured.out + captured.err
+
+    url, given = "memory://models/m.mvlt", tmp_path / "s.grant"
+    keys = ("--to", str(tmp_path / "to.pub"), "--sign", str(tmp_path / "p.key"), "--own", str(tmp_path / "own.key"))
+    assert "only a local file can be changed" in run("grant", url, *keys, "--embed", code=3)
+    run("grant", url, *keys, "-o", str(given))
+    assert not remote.cache_folder().exists()  # the header was enough
+    memory.pipe("/models/s.grant", given.read_bytes())
+    parties.load(url, identity=parties.stranger, grant=given).close()
+    run("verify", url, "--trust", policy)
+    bill = json.loads(run("sbom", url, "--trust", policy))
+    assert bill["metadata"]["component"]["hashes"][0]["content"] == hashlib.sha256(sealed.read_bytes()).hexdigest()
+    assert parties.stranger.public.fingerprint in run("license", "show", "memory://models/s.grant")
     memory.rm("/models", recursive=True)
 
 

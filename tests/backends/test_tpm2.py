@@ -10,12 +10,10 @@ from typing import Any
 
 import needs
 import pytest
+from story import seal_grant_load_rotate
 
 from modelvault.errors import FormatError, KeyUnavailable, NoMatchingKey
-from modelvault.granting import grant
 from modelvault.keys import RecipientKey, store
-from modelvault.loader import load
-from modelvault.trust import TrustPolicy, add_publisher
 
 BANK, GUARDED, P256, P384, RSA, RENEWED = (f"tpm2:0x8101000{n}" for n in range(1, 7))
 SECRET = b"4938 17"
@@ -105,18 +103,8 @@ def test_a_tpm_opens_what_hpke_wrapped(tpm: Tpm) -> None:
 
 
 def test_seal_grant_load_rotate(tpm: Tpm, parties: Any) -> None:
-    publisher, bank = store.load_publisher(P384), store.load_recipient(BANK)
-    (parties.folder / "tpm.pub").write_bytes(publisher.public.to_pem())
-    add_publisher(parties.folder / "tpm.toml", "tpm", [parties.folder / "tpm.pub"], models=["*"])
-    trust = TrustPolicy.read(parties.folder / "tpm.toml")
-    path = parties.seal(signers=[publisher], recipients=[bank.public])
-    load(path, identity=BANK, trust=trust, audit=parties.log).close()
-    renewed = store.load_recipient(tpm.make(RENEWED, "ecc256", "decrypt"))
-    given = parties.folder / "bank.grant"
-    given.write_bytes(grant(path, renewed.public, own=parties.own, signer=publisher))
-    load(path, identity=renewed, trust=trust, audit=parties.log, grant=given).close()
-    with pytest.raises(NoMatchingKey):
-        load(path, identity=bank, trust=trust, audit=parties.log, grant=given)
+    bank, renewed = store.load_recipient(BANK), store.load_recipient(tpm.make(RENEWED, "ecc256", "decrypt"))
+    seal_grant_load_rotate(parties, store.load_publisher(P384), bank, renewed)
 
 
 def test_what_cannot_be_used(tpm: Tpm, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,5 +154,6 @@ def test_authorization_and_lockout(tpm: Tpm, parties: Any, monkeypatch: pytest.M
             store.load_recipient(f"{GUARDED}?auth=env:TPM_WRONG").unwrap(wrapped, b"here")
     with pytest.raises(KeyUnavailable, match="the TPM is locked"):
         parties.load(path, identity=f"{GUARDED}?auth=env:TPM_AUTH")
+    assert "the TPM is locked" in parties.records()[-1].fields["detail"]
     tpm.tool("tpm2_dictionarylockout", "-c")
     parties.load(path, identity=f"{GUARDED}?auth=env:TPM_AUTH").close()

@@ -12,13 +12,10 @@ from typing import Any
 
 import needs
 import pytest
+from story import seal_grant_load_rotate
 
-from modelvault.audit import AuditLog
 from modelvault.errors import FormatError, KeyUnavailable, NoMatchingKey
-from modelvault.granting import grant
 from modelvault.keys import store
-from modelvault.loader import load
-from modelvault.trust import TrustPolicy, add_publisher
 
 ROOT = "root-token-of-a-test"
 
@@ -135,19 +132,9 @@ def test_transit_unwraps(server: Server) -> None:
 
 
 def test_seal_grant_load_rotate(server: Server, parties: Any) -> None:
-    publisher = store.load_publisher(server.make("release", "ecdsa-p384"))
+    publisher, host = (store.load_publisher(server.make("release", "ecdsa-p384")), server.make("host", "ed25519"))
     bank, renewed = (store.load_recipient(server.make(n, "aes256-gcm96")) for n in ("bank-1", "bank-2"))
-    (parties.folder / "kms.pub").write_bytes(publisher.public.to_pem())
-    add_publisher(parties.folder / "kms.toml", "kms", [parties.folder / "kms.pub"], models=["*"])
-    trust = TrustPolicy.read(parties.folder / "kms.toml")
-    log = AuditLog(parties.folder / "audit.log", store.load_host(server.make("host", "ed25519")))
-    path = parties.seal(signers=[publisher], recipients=[bank.public])
-    load(path, identity="vault://transit/bank-1", trust=trust, audit=log).close()
-    given = parties.folder / "bank.grant"
-    given.write_bytes(grant(path, renewed.public, own=parties.own, signer=publisher))
-    load(path, identity=renewed, trust=trust, audit=log, grant=given).close()
-    with pytest.raises(NoMatchingKey):
-        load(path, identity=bank, trust=trust, audit=log, grant=given)
+    seal_grant_load_rotate(parties, publisher, bank, renewed, store.load_host(host))
 
 
 def test_a_grant_of_another_algorithm_is_refused(server: Server, parties: Any) -> None:
@@ -204,6 +191,23 @@ def test_credentials(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     time.sleep(1.5)
     with pytest.raises(KeyUnavailable, match="token has expired"):
         key.unwrap(wrapped, b"here")
+
+
+def test_refusals_are_audited_denials(server: Server, parties: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = server.make("bank-6", "aes256-gcm96")
+    path = parties.seal(recipients=[store.load_recipient_public(uri)])
+    token = server.cli("token", "create", "-ttl=1s", "-field=token")
+    time.sleep(1.5)
+    monkeypatch.setenv("VAULT_TOKEN", token)
+    with pytest.raises(KeyUnavailable, match=f"^{uri}: permission denied, or the token has expired$"):
+        parties.load(path, identity=uri)
+    monkeypatch.setenv("VAULT_TOKEN", ROOT)
+    server.cli("write", "transit/keys/bank-6/config", "deletion_allowed=true")
+    server.cli("delete", "transit/keys/bank-6")
+    with pytest.raises(KeyUnavailable, match=f"^{uri}: no such key or mount$"):
+        parties.load(path, identity=uri)
+    assert parties.events() == ["opened", *["load.intent", "load.denied"] * 2]
+    assert token not in (parties.folder / "audit.log").read_text()
 
 
 def test_outages_are_audited_denials(server: Server, parties: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import onnx
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -13,8 +14,11 @@ from modelvault.trust import add_publisher
 AEAD_LIMIT = 2**31 - 1
 
 
-def prepare(model: Path, folder: Path) -> Path:
-    """Seal ``model`` and write it plain: weights inside (below protobuf's limit), outside, and AES-GCM encrypted."""
+def prepare(model: Path, folder: Path, **settings: Any) -> Path:
+    """Seal ``model``, with sealing's ``settings``, and write it plain.
+
+    With weights inside (below protobuf's limit), outside, and AES-GCM encrypted.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     publisher, customer, own, host = (
         PublisherKey.generate(),
@@ -26,7 +30,7 @@ def prepare(model: Path, folder: Path) -> Path:
     add_publisher(folder / "trust.toml", "acme", [folder / "acme.pub"], models=["*"])
     for name, key in (("customer", customer), ("host", host)):
         (folder / f"{name}.key").write_bytes(key.to_pem(None))
-    seal(model, folder / "model.mvlt", recipients=[customer.public], signers=[publisher], own=own.public)
+    seal(model, folder / "model.mvlt", recipients=[customer.public], signers=[publisher], own=own.public, **settings)
     loaded = onnx.load(model)
     if sum(len(t.raw_data) for t in loaded.graph.initializer) < AEAD_LIMIT:
         onnx.save(loaded, folder / "inline.onnx")

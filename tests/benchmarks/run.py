@@ -32,8 +32,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from feeds import feed_for
 
 from modelvault.envelopes import InputEnvelope
+from modelvault.fingerprint.planning import make_plan
+from modelvault.fingerprint.registry import Registry
+from modelvault.fingerprint.rings import Owner
 from modelvault.guards import InputGuard, calibrate
-from modelvault.keys import PublisherKey, RecipientKey
+from modelvault.keys import OwnerSecret, PublisherKey, RecipientKey
+from modelvault.sealedfile import SealedFile
 from modelvault.sealing import seal
 from modelvault.trust import TrustPolicy
 from modelvault.verification import verify
@@ -72,6 +76,39 @@ def small_loads(folder: Path, rounds: int) -> Table:
         bar = 1.15 * took[BASE] + 5
         rows.append((name, *(f"{took[w]:.1f}" for w in ways), f"{bar:.1f}"))
     return ("model", "sealed, lean (ms)", "sealed, fast (ms)", "plain path (ms)", "1.15 x plain + 5 ms"), rows
+
+
+def fingerprinted_loads(folder: Path, rounds: int) -> Table:
+    """minilm-l3 with slots for coalitions of several sizes, against the same file without."""
+    model, secret = MODELS / "minilm-l3.onnx", OwnerSecret.generate()
+    places = {"none": prepare(model, folder / "none")}
+    plans = {}
+    for coalition in (3, 5, 8):
+        plan = make_plan(model, Owner(secret, Registry(folder / "registry", secret)), coalition=coalition)
+        places[f"{coalition}"] = prepare(model, folder / f"for-{coalition}", fingerprint=plan)
+        plans[f"{coalition}"] = plan
+    took = {
+        memory: alternate(
+            {
+                name: (lambda way=f"sealed, {memory}", p=place: loading.measure(way, p)["seconds"] * 1e3)
+                for name, place in places.items()
+            },
+            rounds,
+        )
+        for memory in ("lean", "fast")
+    }
+    plain = (places["none"] / "model.mvlt").stat().st_size
+    rows: list[Sequence[object]] = []
+    for name, place in places.items():
+        path = place / "model.mvlt"
+        with SealedFile(path) as sealed:
+            grant = max(len(g) for g in sealed.header.grants)
+        ratios = [f"{took[m][name]:.1f} ({took[m][name] / took[m]['none']:.3f})" for m in ("lean", "fast")]
+        slots = plans[name].layout.slots if name in plans else 0
+        size = f"{path.stat().st_size / plain - 1:.1%}"
+        rows.append((name, slots, size, f"{grant / 1024:.0f} KiB", *ratios))
+    shutil.rmtree(folder)
+    return ("colluders traced", "slots", "file grows by", "a grant", "lean, ms (ratio)", "fast, ms (ratio)"), rows
 
 
 def large_loads(folder: Path, weights: int, rounds: int) -> Table:
@@ -282,6 +319,7 @@ def sections(folder: Path, quick: bool) -> dict[str, Callable[[], Table]]:
 
     tables = {
         "Loading small models": lambda: small_loads(small, few),
+        "Loading with fingerprints": lambda: fingerprinted_loads(folder / "fingerprints", few),
         "Loading 1 GiB of MatMul weights": lambda: large_loads(folder / "one", 16, 3 if quick else 5),
         "Loading 4 GiB of MatMul weights": lambda: large_loads(folder / "four", 64, 3),
         "One inference": one_inference,

@@ -1,6 +1,7 @@
 """Key files, references to keys, and what stands between this process and a key elsewhere."""
 
 import base64
+import copy
 import hashlib
 import os
 import re
@@ -11,11 +12,12 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x25519
 
 from modelvault.errors import FileError, FormatError, KeyUnavailable, NoMatchingKey, SignatureInvalid
 from modelvault.keys import (
+    PUBLISHER_ALGORITHMS,
     HostKey,
     HostPublic,
     OwnerSecret,
@@ -185,6 +187,29 @@ def test_owner_files() -> None:
 # -- signatures
 
 
+@pytest.mark.parametrize("algorithm", PUBLISHER_ALGORITHMS)
+def test_every_algorithm_signs(algorithm: str) -> None:
+    key = PublisherKey.generate(algorithm)
+    assert key.public.algorithm == algorithm
+    signature = key.sign(b"m")
+    key.public.verify(b"m", signature)
+    for message, bad in ((b"n", signature), (b"m", signature[:-1]), (b"m", b"")):
+        with refused(f"signature by {key.public.fingerprint} does not verify", SignatureInvalid):
+            key.public.verify(message, bad)
+    if algorithm.startswith("ecdsa"):
+        digest = {"ecdsa-p256": hashes.SHA256(), "ecdsa-p384": hashes.SHA384()}[algorithm]
+        key.parts[0].public_key().verify(signature, b"m", ec.ECDSA(digest))
+
+
+def test_private_keys_do_not_show_or_copy_themselves() -> None:
+    for key in (PublisherKey.generate("ed25519"), RecipientKey.generate("x25519"), HostKey.generate()):
+        assert repr(key) == f"<{type(key).__name__}>"
+        with refused("a private key cannot be pickled or copied", TypeError):
+            copy.copy(key)
+    with refused("an owner secret cannot be pickled or copied", TypeError):
+        copy.copy(OwnerSecret.generate())
+
+
 def test_a_hybrid_signature_is_its_parts_joined() -> None:
     key = PublisherKey.generate()
     signature = key.sign(b"m")
@@ -338,6 +363,10 @@ def test_passphrases_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         path.write_bytes(data)
         path.chmod(0o600)
         assert store.passphrase_file(path) == b"word"
+    path.write_bytes(b" wordX \r\n")
+    assert store.passphrase_file(path) == b" wordX "
+    path.write_bytes(b"wordX\n")
+    assert store.passphrase_file(path) == b"wordX"
     for data in (b"", b"\n", b"\r\n", b"\nword"):
         path.write_bytes(data)
         with refused(f"{path}: empty passphrase", KeyUnavailable):
@@ -453,6 +482,20 @@ def test_descriptors_are_read_to_their_end(monkeypatch: pytest.MonkeyPatch) -> N
         os.close(read)
 
 
+def test_descriptors_are_read_no_further_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.write(write, b"0123456789" * 2)
+    real = os.read
+    monkeypatch.setattr(os, "read", lambda fd, size: real(fd, min(size, 5)))
+    try:
+        with refused(f"fd:{read}: larger than the limit of 10 bytes"):
+            sources.read(f"fd:{read}", limit=10)
+        assert real(read, 20) == b"123456789"  # eleven bytes were taken
+    finally:
+        os.close(read)
+        os.close(write)
+
+
 def test_a_keyring(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a keyring of one entry; a real one is tried in tests/backends."""
 
@@ -488,7 +531,7 @@ def test_backends_are_extras(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, f"modelvault.keys.{name}", None)
         words = f"{scheme}: needs the package {package} (pip install 'modelvault[{name}]')"
         with refused(words, KeyUnavailable):
-            remote.backend(f"{scheme}:x")
+            remote.backend(f"{scheme}:x:y")
 
 
 @pytest.mark.parametrize(
@@ -519,8 +562,10 @@ def test_a_signer_elsewhere_is_not_believed() -> None:
     with refused(f"what holds {lying.public.fingerprint} returned a wrong signature", KeyUnavailable):
         lying.sign(b"m")
     for attempt in (signer.__reduce__, lying.__reduce__):
-        with pytest.raises(TypeError, match="a signer cannot be pickled or copied"):
+        with pytest.raises(TypeError, match=r"^a signer cannot be pickled or copied$"):
             attempt()
+    with pytest.raises(FormatError, match=r"^uri: not a key of this role"):
+        remote.as_publisher(x25519.X25519PrivateKey.generate().public_key(), "uri", private.sign)
     with pytest.raises(FormatError, match=r"^uri: not a key of this role"):
         remote.as_host(ec.generate_private_key(ec.SECP256R1()).public_key(), "uri", private.sign)
 

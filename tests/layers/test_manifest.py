@@ -101,6 +101,7 @@ def test_what_a_statement_may_hold_besides() -> None:
         watermark=Commitment(owner=OWNER, original=bytes(32), strength=5, value=bytes(32)),
         variants=variants,
         plain_signature=PlainSignature(digest=b"\x0a" * 32, signers=("SHA256:y",)),
+        allowed=("a", "b-2"),
     )
     data = statement.to_bytes()
     assert read(data) == statement
@@ -110,6 +111,7 @@ def test_what_a_statement_may_hold_besides() -> None:
     assert found["watermark"]["strength"] == 5
     assert found["fingerprint"]["slots"] == 8
     assert found["plainSignature"] == {"digest": "0a" * 32, "signers": ["SHA256:y"]}
+    assert found["scanAllowed"] == ["a", "b-2"]
     assert statement.payload_size == GRAPH + WEIGHTS + store + 3 * INDEX
 
 
@@ -173,6 +175,10 @@ VARIANTS = {
         ({"plainSignature": {"digest": "00" * 32, "signers": ["k"] * 65}},
          "plainSignature.signers: more than 64 items"),
         ({"plainSignature": {"digest": "00" * 32, "signers": [], "x": 1}}, "plainSignature: unknown key 'x'"),
+        ({"scanAllowed": ["r"] * 65}, "scanAllowed: more than 64 items"),
+        ({"scanAllowed": []}, "scanAllowed: expected names in order, each once"),
+        ({"scanAllowed": ["b", "a"]}, "scanAllowed: expected names in order, each once"),
+        ({"scanAllowed": ["A"]}, "scanAllowed: 'A' is not allowed (expected [a-z0-9][a-z0-9-]{0,63})"),
         ({"extents": [1] * 65_536}, "extents: more than 65535 items"),
         ({"extents": [1]}, "extents[0]: expected an object, got int"),
         ({"extents": changed(1, kind="code")},

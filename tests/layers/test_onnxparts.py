@@ -20,7 +20,7 @@ from modelvault.onnxfile.anonymise import anonymise
 from modelvault.onnxfile.quantised import dequantised
 from modelvault.onnxfile.split import parse
 from modelvault.onnxfile.tensors import TensorReader, float_bytes, set_floats, show
-from modelvault.onnxfile.walk import describe, graphs, leaves, nodes, other_tensors, strip
+from modelvault.onnxfile.walk import constants, describe, graphs, leaves, nodes, other_tensors, strip
 
 np: Any = numpy  # arrays and nodes are written here in ways that their stubs do not know
 helper: Any = onnx.helper
@@ -202,7 +202,8 @@ def test_external_weights_are_streamed(tmp_path: Path) -> None:
     graph = onnx.load_from_string(split(path, keep_docs=True).graph)
     kept = {t.name: t for t in graph.graph.initializer}
     assert numpy_helper.to_array(kept["short"]).tolist() == [0, 3]
-    assert {e.key: e.value for e in kept["one"].external_data}["location"] == "weights"
+    entries = {e.key: e.value for e in kept["one"].external_data}
+    assert entries == {"location": "weights", "offset": str(places["one"].offset), "length": "2400"}
 
 
 def test_edits_on_the_way(tmp_path: Path) -> None:
@@ -213,6 +214,7 @@ def test_edits_on_the_way(tmp_path: Path) -> None:
         external("one", "d"), external("twin", "d"), external("two", "d", offset=2400),
         external("short", "d", shape=[2], offset=4800), numpy_helper.from_array(np.float32([7]), "small"),
         helper.make_tensor("words", TensorProto.STRING, [1], [b"x"]),
+        numpy_helper.from_array(np.float32([3, 4]), "pair"),
     ]  # fmt: skip
     packed = TensorProto(name="packed", data_type=INT4, dims=[3], int32_data=[0x21, 0x03])
     large = TensorProto(name="large", data_type=INT4, dims=[4096], int32_data=[0] * 2048)
@@ -232,6 +234,8 @@ def test_edits_on_the_way(tmp_path: Path) -> None:
     kept = {t.name: t for t in graph.initializer}
     assert numpy_helper.to_array(kept["short"]).tolist() == [10, 12]
     assert numpy_helper.to_array(kept["small"]).tolist() == [7]
+    assert numpy_helper.to_array(kept["pair"]).tolist() == [6, 8]
+    assert seen.count(("FLOAT", (2,))) == 3
     assert kept["packed"] == packed
     assert kept["large"] == large
     assert kept["words"].string_data == [b"x"]
@@ -423,19 +427,34 @@ def test_notes_are_stripped_everywhere() -> None:
 def test_names_go_from_everywhere() -> None:
     made = everywhere()
     made.graph.value_info.append(VALUE("h", FLOAT, [1]))
+    made.graph.value_info.append(VALUE("nowhere", FLOAT, [1]))  # a name that nothing defines stays
+    made.graph.node[2].input.append("nowhere")
+    made.graph.quantization_annotation.add(tensor_name="nowhere")
+    made.functions[0].output.append("nowhere")
+    made.functions[0].value_info.append(VALUE("nowhere", FLOAT, [1]))
     note = made.graph.quantization_annotation.add(tensor_name="h")
     note.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="initializer")
     note.quant_parameter_tensor_names.add(key="ZERO_POINT_TENSOR", value="elsewhere")
     anonymise(made)
     names = {made.graph.name, *(n for node in nodes(made) for n in [node.name, *node.input, *node.output])}
-    assert names <= {"", "g", "x", "y", *(f"v{n}" for n in range(40))}
-    note = made.graph.quantization_annotation[0]
+    assert names <= {"", "g", "x", "y", "nowhere", *(f"v{n}" for n in range(40))}
+    assert {graph.name for graph in graphs(made)} == {"g"}
+    assert [v.name for v in [*made.graph.input, *made.graph.output]] == ["x", "y"]
+    assert made.graph.node[2].input[0] == "x"
+    assert made.graph.node[3].output == ["y"]
+    inner = made.graph.node[3].attribute[0].g.node[0]
+    assert inner.input == made.graph.node[2].output
+    assert inner.output[1] == ""
+    assert made.graph.node[2].input[2] == made.graph.value_info[1].name == made.functions[0].output[1] == "nowhere"
+    assert made.functions[0].value_info[1].name == "nowhere"
+    assert made.graph.quantization_annotation[0].tensor_name == "nowhere"
+    note = made.graph.quantization_annotation[1]
     assert note.tensor_name == made.graph.value_info[0].name == made.graph.node[2].output[0]
     assert note.quant_parameter_tensor_names[0].value == made.graph.initializer[0].name
     assert note.quant_parameter_tensor_names[1].value == "elsewhere"
     function = made.functions[0]
     assert function.node[0].input == function.input == [function.value_info[0].name]
-    assert function.node[0].output == function.output
+    assert function.node[0].output[0] == function.output[0]
     assert not [t.name for t in other_tensors(made) if "attribute" in t.name]
 
 
@@ -445,6 +464,21 @@ def test_training_models_keep_their_names() -> None:
     before = made.SerializeToString()
     anonymise(made)
     assert made.SerializeToString() == before
+
+
+def test_constants_are_onnx_s_own() -> None:
+    value = numpy_helper.from_array(BIG, "c")
+    body = [
+        helper.make_node("Constant", [], ["a"], value=value),
+        helper.make_node("Constant", [], ["b"], domain="ai.onnx", value=value),
+        helper.make_node("Constant", [], ["c"], domain="d", value=value),
+        helper.make_node("Other", [], ["d"], value=value),
+        helper.make_node("Constant", [], ["e"], more=value),
+        helper.make_node("Constant", [], ["f"], value=[1.0]),
+    ]
+    made = model(body)
+    assert [node.output[0] for node, _ in constants(made.graph)] == ["a", "b"]
+    assert len(list(other_tensors(made))) == 3
 
 
 def test_descriptions() -> None:
@@ -524,7 +558,8 @@ def test_a_copy_with_every_tensor_edited(tmp_path: Path, whole: bool) -> None:
     opened, out = OpenModel(opened_everywhere(tmp_path)), tmp_path / "out" / "copy.onnx"
     out.parent.mkdir()
 
-    def edit(_dtype: str, shape: tuple[int, ...], data: bytes) -> bytes | None:
+    def edit(dtype: str, shape: tuple[int, ...], data: bytes) -> bytes | None:
+        assert dtype == "FLOAT"
         return None if shape == (2,) else (np.frombuffer(data, "<f4") + 1).tobytes()
 
     if whole:
@@ -544,6 +579,18 @@ def test_a_copy_with_every_tensor_edited(tmp_path: Path, whole: bool) -> None:
         assert (out.parent / "copy.onnx.data").stat().st_size == 2432 + 2400  # one range once, each on 64 bytes
 
 
+def test_external_copies_are_aligned(tmp_path: Path) -> None:
+    weights = np.arange(1400, dtype=np.float32)
+    (tmp_path / "d").write_bytes(weights.tobytes())
+    halves = [external("a", "d", [700]), external("b", "d", [700], offset=2800)]
+    seen: list[Any] = []
+    OpenModel(stored(tmp_path, model(tensors=halves))).save(tmp_path / "copy", lambda *given: seen.append(given[:2]))
+    assert seen == [("FLOAT", (700,))] * 2
+    copy = OpenModel(tmp_path / "copy")
+    assert [copy.read(w) for w in copy.weights] == [weights[:700].tobytes(), weights[700:].tobytes()]
+    assert (tmp_path / "copy.data").stat().st_size == 2816 + 2800
+
+
 def test_a_copy_of_inline_weights_is_one_file(tmp_path: Path) -> None:
     opened = OpenModel(stored(tmp_path, model(tensors=[numpy_helper.from_array(BIG, "w")])))
     opened.save(tmp_path / "copy", lambda *_: None)
@@ -558,6 +605,9 @@ def test_weights_in_memory(tmp_path: Path) -> None:
     by_name = {w.name: w for w in opened.weights}
     assert opened.read(by_name["two"]) == (2 * BIG).tobytes()
     assert opened.read(by_name["w"]) == BIG.tobytes()
+    first = model(tensors=[external("w", "weights")]).SerializeToString()  # without an offset: from the start
+    opened = OpenModel("sealed", graph=first, region=memoryview(BIG.tobytes()))
+    assert opened.read(opened.weights[0]) == BIG.tobytes()
     short = OpenModel("sealed", graph=taken.graph, region=memory[:-1])
     with refused("sealed: tensor 'two': ends beyond the weights region"):
         short.read(by_name["two"])

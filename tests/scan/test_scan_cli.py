@@ -65,6 +65,16 @@ def test_what_is_no_model_is_one_error(run: Run, tmp_path: Path, data: bytes) ->
     assert err.startswith("modelvault: error: m.onnx: not an ONNX model")
 
 
+def test_every_rule_is_documented_as_it_is() -> None:
+    page = " ".join((DOCS / "SCAN.md").read_text().split())
+    for rule in RULES.values():
+        assert f"- `{rule.id}` ({rule.severity}): {rule.why}." in page
+        assert f"*Fix*: {rule.fix}." in page
+    table = (DOCS / "CLI.md").read_text()
+    assert f"| {WARNINGS} | | `scan`" in table
+    assert f"| {ERRORS} | | `scan`" in table
+
+
 def closed(properties: dict[str, Any], *required: str) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
 

@@ -11,6 +11,7 @@ from modelvault.scan import RULES, ScanReport, scan
 from modelvault.scan.finding import OWNERSHIP, PUBLIC, SEVERITIES
 from scan.samples import (
     BACKDOORS,
+    FALSE_KEY,
     HARMLESS,
     INNOCENT,
     MASK,
@@ -22,6 +23,7 @@ from scan.samples import (
     loop,
     model,
     node,
+    noted,
     save,
     shaped,
 )
@@ -68,6 +70,45 @@ def test_a_pickle_is_known_by_its_content(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", sorted(HARMLESS))
 def test_data_is_no_pickle(tmp_path: Path, name: str) -> None:
     assert "pickle-asset" not in found(scan(beside(name, HARMLESS[name])(tmp_path)))
+
+
+SECRETS = {
+    "key": FALSE_KEY,
+    "aws": "AKIA" + "A1B2C3D4" * 2,
+    "github": "ghp_" + "a1B2" * 9,
+    "api": "sk-" + "a1B2c3D4" * 5,
+    "slack": "xoxb-" + "12345-67890-abcdef" * 2,
+    "jwt": ".".join(["eyJ" + "a" * 20, "eyJ" + "b" * 20, "c" * 40]),
+    "url": "postgres://admin:hunter2x@db.example.com/x",
+    "password": 'password = "correct8horse"',
+}
+OPEN = (
+    "password = args.password",
+    "api_key=os.environ[KEY_1]",
+    "access_token: none",
+    "https://example.com:8080/a@b",
+    "sk-learn",
+)
+
+
+@pytest.mark.parametrize("name", sorted(SECRETS))
+def test_secrets_of_every_kind(tmp_path: Path, name: str) -> None:
+    report = scan(save(noted(f"see {SECRETS[name]} there"))(tmp_path))
+    hits = [f for f in report.findings if f.rule == "embedded-secret"]
+    assert [f.where for f in hits] == ["graph/mm: doc_string"]
+    assert SECRETS[name] not in str(report)
+
+
+@pytest.mark.parametrize("text", OPEN)
+def test_what_only_mentions_secrets(tmp_path: Path, text: str) -> None:
+    assert "embedded-secret" not in found(scan(save(noted(text))(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("value", "is_code"), [("exec(open('x').read())", True), ("after model.eval(), 3 GPUs", False)]
+)
+def test_metadata_that_is_code(tmp_path: Path, value: str, is_code: bool) -> None:
+    assert ("active-metadata" in found(scan(save(noted(note=value))(tmp_path)))) == is_code
 
 
 BOMBS = {

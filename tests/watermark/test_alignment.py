@@ -97,6 +97,20 @@ def test_everything_permuted_scaled_and_flipped(pair: tuple[Path, Path], tmp_pat
     check(structure.scramble(marked, tmp_path / "s.onnx"), original, undone={"permuted", "scale", "signs"})
 
 
+def test_rows_and_columns_cut_out_of_every_matrix(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    original, marked = pair
+    verdict = check(structure.cut(marked, tmp_path / "s.onnx", 0.3), original, undone={"permuted"})
+    assert all(0.4 < t.coverage < 0.55 for t in verdict.tensors)
+
+
+def test_simplified_models(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    pytest.importorskip("onnxsim", reason="extra: bench")
+    original, marked = pair
+    suspect = structure.simplify(marked, tmp_path / "s.onnx")
+    same_function(marked, suspect)
+    check(suspect, original, undone=set())
+
+
 @pytest.mark.parametrize("how", [damage.noise(0.03), damage.prune(0.5), damage.fp16], ids=["noise", "pruned", "fp16"])
 def test_combinations_of_three(pair: tuple[Path, Path], tmp_path: Path, how: damage.Change) -> None:
     original, marked = pair

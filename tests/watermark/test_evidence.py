@@ -64,6 +64,7 @@ def test_the_page_tells_the_whole_story(parties: Parties, tmp_path: Path, origin
     assert published.record is not None
     assert published.record.event == "load.intent"
     assert page.count("<svg") == 2
+    assert "Scores of 1000 random keys on the very same weights" in page
 
 
 def test_the_page_is_self_contained_and_escapes(tmp_path: Path, original: Path) -> None:

@@ -1,6 +1,7 @@
 """Embed and detect: the mark is found with its key alone, the bound holds, forgeries fail."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -225,6 +226,21 @@ def _minus(marker: Marker, dtype: str, shape: tuple[int, ...], data: bytes) -> b
         return None
     old, new = np.frombuffer(data, "<f4"), np.frombuffer(plus, "<f4")
     return bytes((2 * old - new).astype("<f4").tobytes())
+
+
+def test_keys_made_after_the_fact_open_no_signed_commitment(original: Path, marked: Path) -> None:
+    """A thief searches secrets against the stolen file: none opens the commitment that the owner had signed before."""
+    [note] = record.records_of(OWNER.fingerprint)
+    signed = [note.commitment]
+    assert verify_informed(marked, original, OWNER, records=[note], commitments=signed).commitment == note.commitment
+    for number in range(20):
+        thief = OwnerSecret(number.to_bytes(32, "big"))
+        verdict = verify_informed(marked, original, thief, records=[note], commitments=signed)
+        assert not verdict.claim
+        assert verdict.commitment is None
+        assert verdict.record is None
+    renamed = replace(note.commitment, owner=OTHER.fingerprint)
+    assert not record.opens(OTHER, renamed, PAYLOAD)
 
 
 def test_whoever_marks_a_stolen_file_loses_by_the_dispute_rule(tmp_path: Path, original: Path, marked: Path) -> None:

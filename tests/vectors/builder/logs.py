@@ -294,10 +294,10 @@ def _heads() -> Iterator[Case]:
     yield "head-root", "a head over another root", "modified", last(note(text.replace(root, b64(sha(b"root")))))
     yield "head-origin", "a head of another log", "modified", last(note(good().text(origin="modelvault/audit/other")))
     yield "head-key", "an unknown key beside the checkpoint", "modified", put(good(), 3, b"}", b',"extra":1}')
-    twice = Log().head().record("load.intent", prev=None).head()
-    yield "prev-missing", "a batch's first record does not name the head before", "modified", twice
-    other = Log().head().record("load.intent", prev=b64(sha(b"head"))).head()
-    yield "prev-other", "a batch's first record names another head", "modified", other
+    silent = Log().head().record("load.intent", prev=None).head()
+    yield "prev-missing", "a batch's first record does not name the head before", "modified", silent
+    foreign = Log().head().record("load.intent", prev=b64(sha(b"head"))).head()
+    yield "prev-other", "a batch's first record names another head", "modified", foreign
     newline = Log().head()
     newline.record("load.intent", prev=b64(sha(newline.head_line or b"", b"\n"))).head()
     yield "prev-newline", "the head's digest counts its line feed", "modified", newline

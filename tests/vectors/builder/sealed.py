@@ -332,6 +332,9 @@ def _statements() -> Iterator[Case]:
         "type": ("an older in-toto statement", model(outer={"_type": "https://in-toto.io/Statement/v0.1"})),
         "predicate-type": ("another predicate type", model(outer={"predicateType": "urn:modelvault:sealed-model:v2"})),
         "grant": ("a grant's predicate type", model(outer={"predicateType": "urn:modelvault:grant:v1"})),
+        "predicate-type-escape": ("a line break and a terminal's escape sequence", model(outer={"predicateType": "a\n\x1b[31mb"})),
+        "number-huge": ("a number of 2^64", model(io={"rows": 2**64})),
+        "number-digits": ("a number of 5000 digits", model(version=None).replace(b'"io":', b'"io":', 1).replace(b'"created"', b'"io":' + b"9" * 5000 + b',"created"', 1)),
         "predicate-missing": ("no predicate", model(outer={"predicate": None})),
         "unknown-outer": ("an unknown key in the statement", model(outer={"extra": {}})),
         "unknown-key": ("an unknown key in the predicate", model(allow_everything=True)),
@@ -386,7 +389,7 @@ def _statements() -> Iterator[Case]:
         "fingerprint-slots": ("7 slots", model(fingerprint={**FINGERPRINT, "slots": 7})),
         "fingerprint-store": ("a fingerprint, and no variants", model(fingerprint=FINGERPRINT)),
     }  # fmt: skip
-    blind = {"publishers-text", "publishers-numbers", "io-list", "plain-digest", "plain-key"}
+    blind = {"publishers-text", "publishers-numbers", "io-list", "number-huge", "plain-digest", "plain-key"}
     for name, (about, data) in cases.items():
         skip = name in blind or name.startswith(("watermark", "fingerprint", "created"))
         minimal = "unknown" if skip and name != "created-missing" else ""

@@ -1,0 +1,131 @@
+"""Keys in Azure Key Vault: Azure's own client, at a double of the service. No test has met the service itself."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import needs
+import pytest
+from story import seal_grant_load_rotate
+
+from modelvault.errors import FormatError, KeyUnavailable, NoMatchingKey
+from modelvault.keys import store
+
+VAULT = "azurekms://acme.vault.azure.net/keys/"
+INFO = b"modelvault/v1/grant" + bytes(32)
+
+
+@dataclass
+class Double:
+    folder: Path
+    process: subprocess.Popen[bytes]
+
+
+@pytest.fixture(scope="module")
+def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Double]:
+    needs.module("azure.keyvault.keys")
+    needs.module("azure.identity")
+    import tunnel
+
+    folder = tmp_path_factory.mktemp("azurekms")
+    tunnel.certificate(folder, "acme.vault.azure.net")
+    with (
+        needs.server("azurekms_server.py", folder / "log", str(folder)) as (port, process),
+        tunnel.tunnel(port) as proxy,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name in [n for n in os.environ if n.startswith("AZURE_")]:
+            patch.delenv(name)
+        patch.setenv("https_proxy", proxy)
+        patch.setenv("no_proxy", "127.0.0.1")
+        patch.setenv("REQUESTS_CA_BUNDLE", str(folder / "ca.pem"))
+        patch.setenv("IDENTITY_ENDPOINT", f"http://127.0.0.1:{(folder / 'identity').read_text()}/token")
+        patch.setenv("IDENTITY_HEADER", "x")
+        patch.setenv("AZURE_TOKEN_CREDENTIALS", "ManagedIdentityCredential")
+        yield Double(folder, process)
+
+
+@pytest.mark.parametrize(("name", "algorithm"), [("p256", "ecdsa-p256"), ("p384", "ecdsa-p384")])
+def test_a_vault_signs(vault: Double, name: str, algorithm: str) -> None:
+    key = store.load_publisher(VAULT + name)
+    assert key.public.algorithm == algorithm
+    for message in (b"", b"m", bytes(100_000)):
+        key.public.verify(message, key.sign(message))
+    assert store.load_publisher_public(VAULT + name) == key.public
+
+
+def test_a_vault_unwraps(vault: Double) -> None:
+    key, public = store.load_recipient(VAULT + "bank"), store.load_recipient_public(VAULT + "bank")
+    assert key.public.fingerprint == public.fingerprint
+    other = store.load_recipient(VAULT + "other")
+    assert key.public.fingerprint != other.public.fingerprint
+    wrapped = public.wrap(b"bundle", INFO)
+    assert key.unwrap(wrapped, INFO) == b"bundle"
+    flipped = bytes([wrapped[0] ^ 1]) + wrapped[1:]
+    for bad, info in ((wrapped, INFO[:-1] + b"\1"), (wrapped[:-1], INFO), (b"", INFO), (flipped, INFO)):
+        with pytest.raises(NoMatchingKey):
+            key.unwrap(bad, info)
+    with pytest.raises(NoMatchingKey):
+        other.unwrap(wrapped, INFO)
+
+
+def test_seal_grant_load_rotate(vault: Double, parties: Any) -> None:
+    bank, renewed = store.load_recipient(VAULT + "bank-1"), store.load_recipient(VAULT + "bank-2")
+    seal_grant_load_rotate(parties, store.load_publisher(VAULT + "p384"), bank, renewed)
+
+
+def test_what_cannot_be_used(vault: Double) -> None:
+    for uri, load_key, kind, words in (
+        ("azurekms:", store.load_publisher, FormatError, "expected azurekms://NAME"),
+        ("azurekms://acme.example.com/keys/p256", store.load_publisher, FormatError, "expected azurekms://NAME"),
+        ("azurekms://evil.com/x.vault.azure.net/keys/k", store.load_publisher, FormatError, "expected azurekms://NAME"),
+        (VAULT + "p256/1", store.load_publisher, FormatError, "with /VERSION at most"),
+        (VAULT + "p521", store.load_publisher, FormatError, "got P-521"),
+        (VAULT + "rsa", store.load_publisher, FormatError, "got RSA"),
+        (VAULT + "p256", store.load_recipient, FormatError, "expected an RSA key"),
+        (VAULT + "p256", store.load_host, FormatError, "Ed25519"),
+        (VAULT + "p256-nothing", store.load_publisher, KeyUnavailable, "no such key"),
+        (VAULT + "bank-forbidden", store.load_recipient, KeyUnavailable, "permission denied"),
+        (VAULT + "bank-disabled", store.load_recipient, KeyUnavailable, "the key is disabled"),
+    ):
+        with pytest.raises(kind, match=words):
+            load_key(uri)
+
+
+def test_credentials(vault: Double, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = store.load_recipient(VAULT + "bank")
+    wrapped = key.public.wrap(b"bundle", INFO)
+    (vault.folder / "expired").touch()
+    try:
+        with pytest.raises(KeyUnavailable, match="have expired"):
+            key.unwrap(wrapped, INFO)
+    finally:
+        (vault.folder / "expired").unlink()
+    monkeypatch.setenv("IDENTITY_ENDPOINT", f"http://127.0.0.1:{needs.free_port()}/token")
+    with pytest.raises(KeyUnavailable, match="no credentials"):
+        store.load_recipient(VAULT + "bank")
+    line = f"modelvault: error: {VAULT}bank: no credentials, or none that can be used\n"
+    assert needs.told("pubkey", "recipient", VAULT + "bank") == line
+
+
+def test_outages_are_audited_denials(vault: Double, parties: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last test: the double does not come back from this."""
+    uri = VAULT + "bank-3"
+    path = parties.seal(recipients=[store.load_recipient_public(uri)])
+    monkeypatch.setattr("modelvault.keys.azurekms.ANSWER_SECONDS", 0.5)
+    impatient = store.load_recipient(uri)
+    vault.process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(KeyUnavailable, match="bank-3: no answer within"):
+            parties.load(path, identity=impatient)
+    finally:
+        vault.process.send_signal(signal.SIGCONT)
+    vault.process.kill()
+    vault.process.wait()
+    with pytest.raises(KeyUnavailable, match="bank-3: cannot connect to the service"):
+        parties.load(path, identity=impatient)
+    assert parties.events() == ["opened", "load.intent", "load.denied", "load.intent", "load.denied"]

@@ -1,0 +1,154 @@
+"""Keys in Google Cloud KMS: Google's own client, at a double of the service. No test has met the service itself."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import needs
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from story import seal_grant_load_rotate
+
+from modelvault.errors import FormatError, KeyUnavailable, NoMatchingKey
+from modelvault.keys import store
+
+RING = "gcpkms:projects/acme/locations/europe-west3/keyRings/models/cryptoKeys/"
+INFO = b"modelvault/v1/grant" + bytes(32)
+
+
+def signer(name: str) -> str:
+    return f"{RING}{name}/cryptoKeyVersions/1"
+
+
+@dataclass
+class Double:
+    folder: Path
+    process: subprocess.Popen[bytes]
+
+
+@pytest.fixture(scope="module")
+def kms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Double]:
+    needs.module("google.cloud.kms")
+    import tunnel
+
+    folder = tmp_path_factory.mktemp("gcpkms")
+    tunnel.certificate(folder, "cloudkms.googleapis.com")
+    account = rsa.generate_private_key(65537, 2048)
+    plain = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    described = {
+        "type": "service_account",
+        "client_email": "test@acme.iam.gserviceaccount.com",
+        "private_key_id": "1",
+        "private_key": account.private_bytes(*plain).decode(),
+        "token_uri": "https://oauth2.googleapis.com/token",
+    }
+    (folder / "account.json").write_text(json.dumps(described))
+    with (
+        needs.server("gcpkms_server.py", folder / "log", str(folder)) as (port, process),
+        tunnel.tunnel(port) as proxy,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("https_proxy", proxy)
+        patch.setenv("no_proxy", "127.0.0.1")
+        patch.setenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", str(folder / "ca.pem"))
+        patch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(folder / "account.json"))
+        yield Double(folder, process)
+
+
+@pytest.mark.parametrize(
+    ("name", "algorithm"), [("p256", "ecdsa-p256"), ("p384", "ecdsa-p384"), ("ed25519", "ed25519")]
+)
+def test_kms_signs(kms: Double, name: str, algorithm: str) -> None:
+    key = store.load_publisher(signer(name))
+    assert key.public.algorithm == algorithm
+    for message in (b"", b"m", bytes(60_000)):
+        key.public.verify(message, key.sign(message))
+    assert store.load_publisher_public(signer(name)) == key.public
+
+
+def test_kms_unwraps(kms: Double) -> None:
+    key, public = store.load_recipient(RING + "bank"), store.load_recipient_public(RING + "bank")
+    assert key.public.fingerprint == public.fingerprint
+    assert key.public.fingerprint != store.load_recipient(RING + "other").public.fingerprint
+    wrapped = public.wrap(b"bundle", INFO)
+    assert key.unwrap(wrapped, INFO) == b"bundle"
+    for bad, info in ((wrapped, INFO[:-1] + b"\1"), (wrapped[:-1], INFO), (b"", INFO), (bytes(70_000), INFO)):
+        with pytest.raises(NoMatchingKey):
+            key.unwrap(bad, info)
+    with pytest.raises(NoMatchingKey):
+        store.load_recipient(RING + "other").unwrap(wrapped, INFO)
+
+
+def test_seal_grant_load_rotate(kms: Double, parties: Any) -> None:
+    publisher, host = store.load_publisher(signer("p384")), store.load_host(signer("ed25519-host"))
+    bank, renewed = store.load_recipient(RING + "bank-1"), store.load_recipient(RING + "bank-2")
+    seal_grant_load_rotate(parties, publisher, bank, renewed, host)
+
+
+def test_what_cannot_be_used(kms: Double) -> None:
+    for uri, load_key, kind, words in (
+        ("gcpkms:", store.load_publisher, FormatError, "expected gcpkms:projects"),
+        (RING + "p256", store.load_publisher, FormatError, "/cryptoKeyVersions/N"),
+        (signer("bank"), store.load_recipient, FormatError, "expected gcpkms:projects"),
+        (signer("bank"), store.load_publisher, FormatError, "expected an asymmetric key"),
+        (signer("rsa"), store.load_publisher, FormatError, "got RSA_SIGN_PSS_2048_SHA256"),
+        (signer("p256"), store.load_host, FormatError, "not a key of this role"),
+        (signer("p256-nothing"), store.load_publisher, KeyUnavailable, "no such key"),
+        (signer("p256-forbidden"), store.load_publisher, KeyUnavailable, "permission denied"),
+        (signer("p256-disabled"), store.load_publisher, KeyUnavailable, "the key is disabled"),
+    ):
+        with pytest.raises(kind, match=words):
+            load_key(uri)
+    with pytest.raises(FormatError, match="expected a symmetric key"):
+        store.load_recipient_public(RING + "p256").wrap(b"bundle", INFO)
+    with pytest.raises(KeyUnavailable, match="refuses to sign"):
+        store.load_publisher(signer("ed25519")).sign(bytes(70_000))
+
+
+def test_credentials(kms: Double, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrapped = store.load_recipient_public(RING + "bank").wrap(b"bundle", INFO)
+    (kms.folder / "expired").touch()
+    try:
+        with pytest.raises(KeyUnavailable, match="have expired"):
+            store.load_recipient(RING + "bank").unwrap(wrapped, INFO)
+    finally:
+        (kms.folder / "expired").unlink()
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(kms.folder / "none.json"))
+    with pytest.raises(KeyUnavailable, match="no credentials"):
+        store.load_recipient(RING + "bank")
+    user = {"type": "authorized_user", "client_id": "c", "client_secret": "hunter2", "refresh_token": "hunter2"}
+    for described, words in (({"type": "service_account"}, "no credentials"), (user, "credentials cannot be used")):
+        (kms.folder / "other.json").write_text(json.dumps(described))
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(kms.folder / "other.json"))
+        with pytest.raises(KeyUnavailable, match=words) as refused:  # a user's token comes from where no double is
+            store.load_recipient(RING + "bank").unwrap(wrapped, INFO)
+        assert "hunter2" not in str(refused.value)
+    (kms.folder / "expired").touch()
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(kms.folder / "account.json"))
+    line = f"modelvault: error: {signer('p256')}: the credentials are not valid, or have expired\n"
+    assert needs.told("pubkey", "publisher", signer("p256")) == line
+    (kms.folder / "expired").unlink()
+
+
+def test_outages_are_audited_denials(kms: Double, parties: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last test: the double does not come back from this."""
+    uri = RING + "bank-3"
+    path = parties.seal(recipients=[store.load_recipient_public(uri)])
+    monkeypatch.setattr("modelvault.keys.gcpkms.ANSWER_SECONDS", 0.5)
+    kms.process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(KeyUnavailable, match="bank-3: no answer within"):
+            parties.load(path, identity=uri)
+    finally:
+        kms.process.send_signal(signal.SIGCONT)
+    monkeypatch.setattr("modelvault.keys.gcpkms.ANSWER_SECONDS", 10)
+    kms.process.kill()
+    kms.process.wait()
+    with pytest.raises(KeyUnavailable, match="bank-3: cannot connect to the service"):
+        parties.load(path, identity=uri)
+    assert parties.events() == ["opened", "load.intent", "load.denied", "load.intent", "load.denied"]
