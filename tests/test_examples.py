@@ -189,7 +189,28 @@ def test_loader(shell: Shell) -> None:
     run_python(shell, limited + feed + second)
 
 
+@pytest.mark.slow
+def test_scan(shell: Shell) -> None:
+    """Each command may answer with warnings (40) or errors (41)."""
+    shell("modelvault keygen publisher && modelvault keygen recipient && modelvault keygen host")
+    shell("modelvault keygen recipient auditor && modelvault keygen owner acme && mkdir bundle")
+    shell("cp fraud.onnx bundle/ && cp fraud.onnx suspect.onnx && modelvault seal fraud.onnx --to auditor")
+    shell("modelvault seal fraud.onnx -o acme.mvlt --watermark acme")
+    (page,) = installed("docs/SCAN.md")
+    for line in page.splitlines():
+        shell(f"{line.split('  #')[0]} || [ $? -ge 40 ]")
+    assert (shell.folder / "scan.sarif").exists()
+    assert "foreign-original" in shell(f"{line} || [ $? -eq 41 ]")
+
+
 def test_every_page_is_followed() -> None:
     """No page with an example is without a test."""
-    followed = {"README.md", "samples/README.md", "docs/AUDITING.md", "docs/WATERMARK.md", "docs/LOADER.md"} | ELSEWHERE
+    followed = {
+        "README.md",
+        "samples/README.md",
+        "docs/AUDITING.md",
+        "docs/WATERMARK.md",
+        "docs/LOADER.md",
+        "docs/SCAN.md",
+    } | ELSEWHERE
     assert {e.page for e in ALL if e.why is None} == followed

@@ -20,7 +20,7 @@ Table = npt.NDArray[np.float64]
 SIZES = (2, 3, 4, 5, 6, 8, 12)
 LEARNED = (3, 5, 8, 12)  # sizes of coalitions whose strategy is learned from the suspect
 GRID = np.linspace(-1, 1, 9)  # levels that a learned strategy may show
-ROUNDS = 40  # of expectation and maximisation
+ROUNDS, STEADY = 40, 8  # of expectation and maximisation, and how many with one amplitude
 CLASSES, BINS, REACH = 6, 48, 2.2  # of a histogram by noise and level; its half width over the levels' rms
 SPREAD = 0.15  # of the amplitude: how much slots differ in theirs
 DOUBT = 0.02  # of slots that follow no hypothesis
@@ -180,10 +180,11 @@ class Slots:
         chances = np.full((size + 1, len(GRID)), 1 / len(GRID))
         chances[[0, -1]] = ends
         found = Hypothesis("learned", size, GRID, chances)
-        for _ in range(ROUNDS):
-            seen, mixed = self._bins.seen(found, self._amplitude(found)), self._by_kind(among @ found.chances)
-            parts = self._counts / np.maximum(np.einsum("kbl,kl->kb", seen, mixed), 1e-300)
-            shown = np.einsum("kb,kbl->kl", parts, seen).reshape(CLASSES, len(among), -1).sum(axis=0)
+        for number in range(ROUNDS):
+            if number % STEADY == 0:
+                seen = self._bins.seen(found, self._amplitude(found))
+            parts = self._counts / np.maximum((seen @ self._by_kind(among @ found.chances)[..., None])[..., 0], 1e-300)
+            shown = (parts[:, None] @ seen).reshape(CLASSES, len(among), -1).sum(axis=0)
             weights = found.chances * (among.T @ shown)
             weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-300)
             weights[[0, -1]] = ends

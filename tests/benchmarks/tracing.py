@@ -98,13 +98,19 @@ def main(folder: Path, trials: int) -> None:
         for model in DESIGNED:
             SUBJECTS[model] = prepare(folder / f"{model}.onnx")
         with multiprocessing.get_context("fork").Pool() as pool:
-            parts = [plans(), singles(pool, Path(name)), *leaks(pool, trials), beyond(pool)]
-            parts += [whole_files(pool, Path(name)), targeted(pool)]
-        parts.append(speed())
-    minutes = (time.perf_counter() - began) / 60
+            parts, work = [plans()], Path(name)
+            steps: list[Callable[[], str]] = [lambda: leaks(pool, trials), lambda: beyond(pool)]
+            steps += [lambda: whole_files(pool, work), lambda: targeted(pool), lambda: singles(pool, work), speed]
+            for measure in steps:
+                parts.append(measure())
+                minutes = (time.perf_counter() - began) / 60
+                write([*parts, f"All of this took {minutes:.0f} minutes.\n"])
+
+
+def write(parts: Sequence[str]) -> None:
     path = ROOT / "docs" / "TRACING.md"
-    path.write_text("\n".join([HEAD, *parts, f"All of this took {minutes:.0f} minutes.\n"]).rstrip() + "\n")
-    print(f"wrote {path}")
+    path.write_text("\n".join([HEAD, *parts]).rstrip() + "\n")
+    print(f"wrote {path}", flush=True)
 
 
 HEAD = f"""# Whom a leak names
@@ -218,7 +224,7 @@ def _cell(trials: list[Trial]) -> str:
     return f"{share:.0%}; {caught:.1f}; {float(np.median([t.guilty for t in trials])):.0f}"
 
 
-def leaks(pool: Any, count: int) -> list[str]:
+def leaks(pool: Any, count: int) -> str:
     """Tables of coalitions, and what became of innocents in all of these leaks."""
     counts = dict.fromkeys(STRATEGIES, count) | dict.fromkeys(MORE, min(count, FEWER))
     jobs = [(m, d, c, s, n) for m in SUBJECTS for d in DAMAGES for c in SIZES for s, n in counts.items()]
@@ -241,7 +247,7 @@ def leaks(pool: Any, count: int) -> list[str]:
     parts.append(
         f"Cells below 99 % at the size designed for or less: {'; '.join(short) or 'none'}.\n\n" + innocents(found)
     )
-    return parts
+    return "\n".join(parts)
 
 
 def innocents(found: dict[tuple[str, str, int, str], list[Trial]]) -> str:
