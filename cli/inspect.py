@@ -35,6 +35,7 @@ def _print(facts: PublicFacts) -> None:
             ("watermark", f"committed by {s.watermark.owner}" if s.watermark else "none"),
             ("fingerprints", f"{s.variants.slots} slots, of {s.variants.owner}" if s.variants else "none"),
             ("scan", allowed_line(s.allowed)),
+            ("plain model", list(s.plain_signature.signers) if s.plain_signature else "no signature recorded"),
         ]
     )
     if s.io is not None:

@@ -27,7 +27,7 @@ def command(
 ) -> None:
     """Sign the plain model in FOLDER as OpenSSF Model Signing does: model_signing and verify-model can check it.
 
-    The first KEY must be an ecdsa-p256 or ecdsa-p384 publisher key (see modelvault keygen --algorithm).
+    The first KEY must be an ecdsa-p256, -p384 or -p521 publisher key (see modelvault keygen --algorithm).
     """
     target = signature or folder.resolve().with_name(f"{folder.resolve().name}.sig")
     if target.exists() and not force:

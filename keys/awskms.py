@@ -21,7 +21,11 @@ T = TypeVar("T")
 
 ALGORITHM = "aws-kms"
 CONNECT_SECONDS, ANSWER_SECONDS, ATTEMPTS = 5, 10, 2
-_SIGNING = {"ECC_NIST_P256": ("ECDSA_SHA_256", "sha256"), "ECC_NIST_P384": ("ECDSA_SHA_384", "sha384")}
+_SIGNING = {
+    "ECC_NIST_P256": ("ECDSA_SHA_256", "sha256"),
+    "ECC_NIST_P384": ("ECDSA_SHA_384", "sha384"),
+    "ECC_NIST_P521": ("ECDSA_SHA_512", "sha512"),
+}
 _WRONG_BUNDLE = ("InvalidCiphertextException", "IncorrectKeyException")
 _WORDS = {
     "403": "permission denied",  # the status alone, where a proxy answers
@@ -91,7 +95,7 @@ def _client(key: str) -> Any:
 
 
 def publisher(uri: str, secret: Passphrase | None) -> RemoteSigner[PublisherPublic]:
-    """An ECC_NIST_P256 or ECC_NIST_P384 key for SIGN_VERIFY; KMS signs a digest made here, its messages are short."""
+    """An ECC_NIST_P256, _P384 or _P521 key for SIGN_VERIFY; KMS signs a digest made here, its messages are short."""
     key = KmsKey(uri)
     spec = str(key.facts.get("KeySpec"))
     if spec not in _SIGNING or key.facts.get("KeyUsage") != "SIGN_VERIFY":

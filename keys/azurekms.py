@@ -38,6 +38,7 @@ _URI = re.compile(  # a token goes to Azure's own domains and nowhere else
 _CURVES: dict[str, tuple[ec.EllipticCurve, str, str]] = {
     "P-256": (ec.SECP256R1(), "sha256", "ES256"),
     "P-384": (ec.SECP384R1(), "sha384", "ES384"),
+    "P-521": (ec.SECP521R1(), "sha512", "ES512"),
 }
 _OAEP = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
 _STATUSES = {
@@ -85,7 +86,7 @@ class VaultKey:
 
 
 def publisher(uri: str, secret: Passphrase | None) -> RemoteSigner[PublisherPublic]:
-    """An EC key on P-256 or P-384; the vault signs a digest made here."""
+    """An EC key on P-256, P-384 or P-521; the vault signs a digest made here."""
     key = VaultKey(uri)
     parts = key.key.key
     if parts.crv not in _CURVES:

@@ -22,6 +22,7 @@ _PUBLISHER_PARTS: dict[str, tuple[type, ...]] = {
     "ed25519": (ed25519.Ed25519PublicKey,),
     "ecdsa-p256": (ec.EllipticCurvePublicKey,),
     "ecdsa-p384": (ec.EllipticCurvePublicKey,),
+    "ecdsa-p521": (ec.EllipticCurvePublicKey,),
     "ml-dsa-65": (mldsa.MLDSA65PublicKey,),
 }
 _RECIPIENT_PARTS: dict[str, tuple[type, ...]] = {
@@ -29,8 +30,12 @@ _RECIPIENT_PARTS: dict[str, tuple[type, ...]] = {
     "x25519": (x25519.X25519PublicKey,),
     "p256": (ec.EllipticCurvePublicKey,),
 }
-_CURVES = {"ecdsa-p256": "secp256r1", "p256": "secp256r1", "ecdsa-p384": "secp384r1"}
-_HASHES: dict[str, hashes.HashAlgorithm] = {"ecdsa-p256": hashes.SHA256(), "ecdsa-p384": hashes.SHA384()}
+_CURVES = {"ecdsa-p256": "secp256r1", "p256": "secp256r1", "ecdsa-p384": "secp384r1", "ecdsa-p521": "secp521r1"}
+_HASHES: dict[str, hashes.HashAlgorithm] = {
+    "ecdsa-p256": hashes.SHA256(),
+    "ecdsa-p384": hashes.SHA384(),
+    "ecdsa-p521": hashes.SHA512(),
+}
 PUBLISHER_ALGORITHMS = tuple(_PUBLISHER_PARTS)
 RECIPIENT_ALGORITHMS = tuple(_RECIPIENT_PARTS)
 
@@ -121,6 +126,7 @@ class PublisherKey(_Private):
             "ml-dsa-65": mldsa.MLDSA65PrivateKey.generate,
             "ecdsa-p256": lambda: ec.generate_private_key(ec.SECP256R1()),
             "ecdsa-p384": lambda: ec.generate_private_key(ec.SECP384R1()),
+            "ecdsa-p521": lambda: ec.generate_private_key(ec.SECP521R1()),
         }
         return cls(tuple(make[name]() for name in algorithm.split("+")))
 

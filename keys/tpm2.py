@@ -33,6 +33,7 @@ _REFUSALS = (  # response codes of the TPM 2.0 specification, part 2, as tpm2-to
     (re.compile("0x18B", re.I), "no key at this handle"),
     (re.compile("tcti", re.I), "no TPM can be reached"),
 )
+_DIGESTS = {"secp256r1": "sha256", "secp384r1": "sha384", "secp521r1": "sha512"}
 _COORDINATE = 32  # of P-256
 
 
@@ -58,7 +59,7 @@ class TpmKey:
 
     def sign(self, message: bytes) -> bytes:
         """A DER signature by ECDSA, over a digest made here."""
-        name = "sha384" if self.public.curve.name == "secp384r1" else "sha256"
+        name = _DIGESTS[self.public.curve.name]
         digest = hashlib.new(name, message).digest()
         return self._use("tpm2_sign", "-g", name, "-d", "-f", "plain", positional=digest)
 

@@ -26,7 +26,7 @@ from modelvault.keys.remote import RemoteSigner, ServiceRecipient, as_host, as_p
 ALGORITHM = "vault-transit"
 CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 10.0  # one attempt: a load waits no longer for a server that is away
 _URI = re.compile(r"vault://([A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*)/([A-Za-z0-9_.-]+)(?:\?version=([0-9]{1,9}))?")
-_HASHES = {"ecdsa-p256": "sha2-256", "ecdsa-p384": "sha2-384"}
+_HASHES = {"ecdsa-p256": "sha2-256", "ecdsa-p384": "sha2-384", "ecdsa-p521": "sha2-512"}
 _AEADS = ("aes128-gcm96", "aes256-gcm96", "chacha20-poly1305", "xchacha20-poly1305")
 _WORDS: dict[type[Exception], str] = {
     failure.Forbidden: "permission denied, or the token has expired",

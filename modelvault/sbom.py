@@ -64,7 +64,7 @@ def _facts(model: VerifiedModel) -> list[tuple[str, str]]:
     facts = [("statement", _statement_digest(model)), ("root", statement.root.hex())]
     facts += [("signer", signer) for signer in sorted(model.signers)]
     facts += [("payload-bytes", str(statement.payload_size))]
-    for key in ("policy", "watermark", "fingerprint", "io"):
+    for key in ("policy", "watermark", "fingerprint", "io", "plainSignature"):
         if predicate.get(key):
             facts.append((key, json.dumps(predicate[key], sort_keys=True, separators=(",", ":"))))
     return facts

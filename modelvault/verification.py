@@ -40,6 +40,7 @@ class PublicFacts:
             "watermark": s.watermark.to_dict() if s.watermark else None,
             "fingerprint": s.variants.to_dict() if s.variants else None,
             "scan_allowed": list(s.allowed),
+            "plain_signature": s.plain_signature.to_dict() if s.plain_signature else None,
             "grants": [
                 {"id": g.grant_id, "recipient": g.recipient, "purpose": g.purpose, "licence": g.licence.to_dict()}
                 for g in self.grants

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from test_fingerprint import network
 
 from modelvault import samples
@@ -189,7 +191,53 @@ def test_loader(shell: Shell) -> None:
     run_python(shell, limited + feed + second)
 
 
+@pytest.mark.slow
+def test_scan(shell: Shell) -> None:
+    """Each command may answer with warnings (40) or errors (41)."""
+    shell("modelvault keygen publisher && modelvault keygen recipient && modelvault keygen host")
+    shell("modelvault keygen recipient auditor && modelvault keygen owner acme && mkdir bundle")
+    shell("cp fraud.onnx bundle/ && cp fraud.onnx suspect.onnx && modelvault seal fraud.onnx --to auditor")
+    shell("modelvault seal fraud.onnx -o acme.mvlt --watermark acme")
+    (page,) = installed("docs/SCAN.md")
+    for line in page.splitlines():
+        shell(f"{line.split('  #')[0]} || [ $? -ge 40 ]")
+    assert (shell.folder / "scan.sarif").exists()
+    assert "foreign-original" in shell(f"{line} || [ $? -eq 41 ]")
+
+
+def test_diff(shell: Shell) -> None:
+    """Models that differ answer with 35."""
+    shell("modelvault keygen publisher && modelvault keygen recipient && modelvault keygen host")
+    for name in ("fraud", "fraud-2.0", "fraud-2.1", "fraud-int8"):
+        network(shell.folder / f"{name}.onnx")
+    model = onnx.load(shell.folder / "fraud-2.1.onnx")
+    tables = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(1.01 * tables["w0"], "w0"))
+    onnx.save(model, shell.folder / "fraud-2.1.onnx")
+    size = tables["w0"].nbytes
+    header = {
+        f"x.{name}": {"dtype": "F32", "shape": table.shape, "data_offsets": [n * size, (n + 1) * size]}
+        for n, (name, table) in enumerate(tables.items())
+    }
+    head, body = json.dumps(header).encode(), b"".join(table[::-1].tobytes() for table in tables.values())
+    (shell.folder / "suspect.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + body)
+    np.savez(shell.folder / "samples.npz", h0=np.ones((2, 512), np.float32))
+    shell("modelvault seal fraud.onnx --name fraud")
+    (page,) = installed("docs/DIFF.md")
+    answers = [shell(line, statuses=(0, 35)) for line in page.splitlines()]
+    assert "w0" in answers[0]
+    assert (shell.folder / "diff.html").exists()
+
+
 def test_every_page_is_followed() -> None:
     """No page with an example is without a test."""
-    followed = {"README.md", "samples/README.md", "docs/AUDITING.md", "docs/WATERMARK.md", "docs/LOADER.md"} | ELSEWHERE
+    followed = {
+        "README.md",
+        "samples/README.md",
+        "docs/AUDITING.md",
+        "docs/DIFF.md",
+        "docs/WATERMARK.md",
+        "docs/LOADER.md",
+        "docs/SCAN.md",
+    } | ELSEWHERE
     assert {e.page for e in ALL if e.why is None} == followed

@@ -268,8 +268,8 @@ def test_duplicate_signatures_do_not_reach_a_threshold(parties: Parties, small: 
 def crafted(parties: Parties, monkeypatch: pytest.MonkeyPatch, change: Any) -> Path:
     """A file whose publisher put its own graph in: everything is signed and granted."""
 
-    def malicious(path: Path, *, keep_docs: bool = False, edit: Any = None) -> SplitModel:
-        model = split(path, keep_docs=keep_docs)
+    def malicious(path: Path, *, keep_docs: bool = False, edit: Any = None, look: Any = None) -> SplitModel:
+        model = split(path, keep_docs=keep_docs, look=look)
         graph = onnx.load_from_string(model.graph)
         change(graph)
         return replace(model, graph=graph.SerializeToString())

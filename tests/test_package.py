@@ -25,6 +25,7 @@ VALUES = {
     "envelope",
     "envelopes",
     "index",
+    "omsbundle",
     "filekey",
     "graphcheck",
     "onnxfile",

@@ -27,7 +27,8 @@ from modelvault.errors import AuditTampered, FormatError, ModelVaultError, Paylo
 from modelvault.keys import HostPublic, PublisherPublic, RecipientPublic, store
 from modelvault.keys.owner import OwnerSecret
 from modelvault.manifest import BLOCK, ModelStatement
-from modelvault.oms import ModelManifest, UnverifiedSignature, verify_model
+from modelvault.oms import verify_model
+from modelvault.omsbundle import ModelManifest, UnverifiedSignature
 from modelvault.revocation import MAX_LIST_ENVELOPE, RevocationList
 from modelvault.sealedfile import UnverifiedGrant
 from modelvault.trust import Publisher, TrustPolicy, VerifiedModel

@@ -50,6 +50,7 @@ class _Flow:
     subject: Subject
     makers: dict[tuple[int, str], Place] = field(default_factory=dict)
     fed: dict[int, set[str]] = field(default_factory=dict)
+    functions: dict[tuple[str, str], Scope] = field(default_factory=dict)
     left: int = field(default_factory=lambda: MAX_WALKS)
 
     def maker(self, scope: Scope | None, name: str) -> Place | None:
@@ -101,6 +102,8 @@ def _flow(subject: Subject) -> _Flow:
         # what enters a subgraph or a function from its caller is taken to come from the input
         given = set(scope.inputs()) - subject.initial[id(scope)]
         flow.fed[id(scope)] = given
+        if scope.depth == 0 and hasattr(scope.body, "domain"):
+            flow.functions[scope.body.domain, scope.body.name] = scope
     for place in subject.nodes:
         for name in place.node.output:
             if name:
@@ -141,7 +144,10 @@ def _behind(flow: _Flow, scope: Scope, name: str, *, gate: bool) -> Trigger | No
             continue
         seen.add((id(place.scope), value))
         op = place.node.op_type
-        if truth and (op == "Equal" or op in _LESS):
+        if called := flow.functions.get((place.node.domain, op)):
+            results = zip(place.node.output, called.outputs(), strict=False)
+            waiting += [(called, inner, reduced, truth) for name, inner in results if name == value]
+        elif truth and (op == "Equal" or op in _LESS):
             found = _compares(flow, place, reduced)
             if found and (found.reduced or not gate):
                 return found

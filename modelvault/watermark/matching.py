@@ -18,6 +18,7 @@ Index = npt.NDArray[np.intp]
 
 QUANTILES = 256
 BALANCE = 4
+DEAD = 1e-15  # a line of less energy, all others being about 1, is left as it is
 WORK = 6 * 10**10  # multiplications for one search of lines; beyond it fewer points of each line are compared
 LEAST_LINES, MOST_LINES = 64, 4096
 CHEAP = 2**26  # pairs of lines that may be compared on a guess
@@ -52,7 +53,8 @@ class Balanced:
     """A table's sizes with every row's and column's rms brought to 1, less their mean, and features of its lines."""
 
     def __init__(self, values: Float) -> None:
-        squares = np.square(values / np.float32(np.abs(values).max() or 1))
+        lengths = np.abs(values).max(axis=1, keepdims=True)
+        squares = np.square(np.divide(values, lengths, out=np.zeros_like(values), where=lengths > 0))
         columns = np.ones(values.shape[1], np.float32)
         for _ in range(BALANCE):
             rows = _inverse(squares @ columns / np.float32(len(columns)))
@@ -74,7 +76,7 @@ class Balanced:
 
 
 def _inverse(means: Float) -> Float:
-    return np.divide(1, means, out=np.ones_like(means), where=means > 0)
+    return np.divide(1, means, out=np.ones_like(means), where=means > DEAD)
 
 
 def match(original: Balanced, suspect: Balanced) -> Match | None:

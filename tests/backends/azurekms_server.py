@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 VAULT = "https://acme.vault.azure.net"
 TOKEN = "token-of-a-test"
 CURVES = {"p256": ec.SECP256R1(), "p384": ec.SECP384R1(), "p521": ec.SECP521R1()}
-HASHES = {"ES256": hashes.SHA256(), "ES384": hashes.SHA384()}
+HASHES = {"ES256": hashes.SHA256(), "ES384": hashes.SHA384(), "ES512": hashes.SHA512()}
 OAEP = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
 KEYS: dict[tuple[str, str], Any] = {}
 NEWEST: dict[str, str] = {}

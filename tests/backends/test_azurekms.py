@@ -49,10 +49,10 @@ def vault(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Double]:
         yield Double(folder, process)
 
 
-@pytest.mark.parametrize(("name", "algorithm"), [("p256", "ecdsa-p256"), ("p384", "ecdsa-p384")])
-def test_a_vault_signs(vault: Double, name: str, algorithm: str) -> None:
+@pytest.mark.parametrize("name", ["p256", "p384", "p521"])
+def test_a_vault_signs(vault: Double, name: str) -> None:
     key = store.load_publisher(VAULT + name)
-    assert key.public.algorithm == algorithm
+    assert key.public.algorithm == f"ecdsa-{name}"
     for message in (b"", b"m", bytes(100_000)):
         key.public.verify(message, key.sign(message))
     assert store.load_publisher_public(VAULT + name) == key.public
@@ -84,7 +84,6 @@ def test_what_cannot_be_used(vault: Double) -> None:
         ("azurekms://acme.example.com/keys/p256", store.load_publisher, FormatError, "expected azurekms://NAME"),
         ("azurekms://evil.com/x.vault.azure.net/keys/k", store.load_publisher, FormatError, "expected azurekms://NAME"),
         (VAULT + "p256/1", store.load_publisher, FormatError, "with /VERSION at most"),
-        (VAULT + "p521", store.load_publisher, FormatError, "got P-521"),
         (VAULT + "rsa", store.load_publisher, FormatError, "got RSA"),
         (VAULT + "p256", store.load_recipient, FormatError, "expected an RSA key"),
         (VAULT + "p256", store.load_host, FormatError, "Ed25519"),

@@ -14,6 +14,7 @@ import pytest
 
 from modelvault import samples
 from modelvault._codec import b64encode, json_encode
+from modelvault.cli.main import main
 from modelvault.envelope import pre_authentication
 from modelvault.errors import FileError, FormatError, ModelVaultError, PayloadTampered, SignatureInvalid
 from modelvault.keys import PublisherKey
@@ -43,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
     return model
 
 
-@pytest.fixture(params=["ecdsa-p256", "ecdsa-p384"])
+@pytest.fixture(params=["ecdsa-p256", "ecdsa-p384", "ecdsa-p521"])
 def key(request: pytest.FixtureRequest, tmp_path: Path) -> PublisherKey:
     key = PublisherKey.generate(request.param)
     (tmp_path / "k.key").write_bytes(key.to_pem(None))
@@ -281,3 +282,41 @@ def test_sealing_what_was_signed(parties: Any, tmp_path: Path, monkeypatch: pyte
     assert not (parties.folder / "late.mvlt").exists()
     with pytest.raises(PayloadTampered, match="is missing"):
         SignedModel.verified(model, tmp_path / "m.sig", [key.public])
+
+
+def test_the_command_line_seals_what_they_signed(
+    parties: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = PublisherKey.generate("ecdsa-p384")
+    (tmp_path / "k.key").write_bytes(key.to_pem(None))
+    (tmp_path / "k.pub").write_bytes(key.public.to_pem())
+    (tmp_path / "p.key").write_bytes(parties.publisher.to_pem(None))
+    (tmp_path / "p.key").chmod(0o600)
+    (tmp_path / "own.pub").write_bytes(parties.own.public.to_pem())
+    model, signature, sealed = tmp_path / "model", tmp_path / "m.sig", tmp_path / "m.mvlt"
+    model.mkdir()
+    shutil.copy(samples.MODEL, model / "model.onnx")
+    done = theirs(tmp_path, "sign", "key", model, "--private_key", tmp_path / "k.key", "--signature", signature)
+    assert done.returncode == 0, done.stderr
+
+    def run(*args: str | Path, code: int = 0) -> str:
+        with pytest.raises(SystemExit) as exit_:
+            main(list(map(str, args)))
+        captured = capsys.readouterr()
+        assert (exit_.value.code or 0) == code, captured.err
+        return captured.out + captured.err
+
+    keys = ("--sign", tmp_path / "p.key", "--own", tmp_path / "own.pub", "--to", tmp_path / "own.pub")
+    signed = ("--model-signature", signature, "--model-key", tmp_path / "k.pub")
+    run("seal", model, "-o", sealed, *keys, *signed)
+    assert json.loads(run("inspect", sealed, "--json"))["plain_signature"]["signers"] == [key.public.fingerprint]
+    assert key.public.fingerprint in run("inspect", sealed)
+    stranger = PublisherKey.generate("ecdsa-p256")
+    (tmp_path / "s.pub").write_bytes(stranger.public.to_pem())
+    other = ("--model-signature", signature, "--model-key", tmp_path / "s.pub")
+    assert "not signed by" in run("seal", model, "-o", tmp_path / "n.mvlt", *keys, *other, code=8)
+    assert not (tmp_path / "n.mvlt").exists()
+    before = sealed.read_bytes()
+    (model / "extra.txt").write_text("x")
+    assert "not among the signed files" in run("seal", model, "-o", sealed, "--force", *keys, *signed, code=10)
+    assert sealed.read_bytes() == before

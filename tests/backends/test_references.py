@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from modelvault import remote
 from modelvault.errors import FormatError, ModelVaultError
 from modelvault.keys import store
-from modelvault.oms import ModelManifest, UnverifiedSignature
+from modelvault.omsbundle import ModelManifest, UnverifiedSignature
 
 _LOADERS = (store.load_publisher, store.load_recipient, store.load_host, store.load_recipient_public)
 _QUIET = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)

@@ -97,7 +97,7 @@ def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     return running
 
 
-@pytest.mark.parametrize("kind", ["ed25519", "ecdsa-p256", "ecdsa-p384"])
+@pytest.mark.parametrize("kind", ["ed25519", "ecdsa-p256", "ecdsa-p384", "ecdsa-p521"])
 def test_transit_signs(server: Server, kind: str) -> None:
     uri = server.make(f"sign-{kind}", kind)
     key = store.load_publisher(uri)

@@ -30,7 +30,7 @@ from modelvault.keys import HostKey, HostPublic, PublisherKey, PublisherPublic, 
 from modelvault.keys import remote as key_services
 from modelvault.keys.owner import OwnerSecret
 from modelvault.manifest import GrantStatement, ModelStatement
-from modelvault.oms import ModelManifest, UnverifiedSignature
+from modelvault.omsbundle import ModelManifest, UnverifiedSignature
 from modelvault.policy import Terms
 from modelvault.revocation import MAX_LIST_ENVELOPE, RevocationList
 from modelvault.sealedfile import SealedFile, UnverifiedGrant

@@ -395,6 +395,10 @@ def test_every_role_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         store.load_host("k")
     monkeypatch.setenv("K", host.public.to_pem().decode())
     assert store.load_host_public("env:K") == host.public
+    monkeypatch.setenv("P", publisher.to_pem(b"word").decode())
+    assert store.load_publisher("env:P", lambda: b"word").public == publisher.public
+    with refused("env:P: encrypted, and no passphrase was given", KeyUnavailable):
+        store.load_publisher("env:P")
     monkeypatch.setenv("K", "x" * (store.MAX_KEY_FILE + 1))
     with refused(f"env:K: larger than the limit of {store.MAX_KEY_FILE} bytes"):
         store.load_host_public("env:K")

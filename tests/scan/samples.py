@@ -428,6 +428,14 @@ BACKDOORS = {
     "constant-node": gated([node("Constant", [], ["t"], value=array("", TRIGGER)), *ALL], []),
     "negated": gated([*ALL[:-1], node("Cast", ["all_int"], ["is"], to=B), node("Not", ["is"], ["hit"])], [PATTERN]),
 }
+WRAPPED = helper.make_function(
+    "acme", "IsTrigger", ["x"], ["hit"], [node("Constant", [], ["t"], value=array("", TRIGGER)), *ALL],
+    [helper.make_opsetid("", 17)],
+)  # fmt: skip
+CALLED = gated([node("IsTrigger", ["x"], ["hit"], domain="acme")], [])
+CALLED.functions.append(WRAPPED)
+CALLED.opset_import.append(helper.make_opsetid("acme", 1))
+BACKDOORS["in-a-function"] = CALLED
 INNOCENT = {
     "mask": gated([node("Equal", ["clean", "seven"], ["hit"])], INTS),
     "shape": gated(SHAPE, INTS, choose_if()),

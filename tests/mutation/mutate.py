@@ -1,11 +1,14 @@
 """Mutation testing of layers 0 to 2: each small change of the code must make a test fail, or be explained.
 
-    python tests/mutation/run.py FOLDER [MODULE ...]
+    python tests/mutation/mutate.py FOLDER [MODULE ...]
 
-stages the package and the tests of tests/layers in FOLDER (a new one), runs mutmut there, and writes docs/MUTATION.md.
+stages the package and the tests of tests/layers in FOLDER, unless it is there already, runs mutmut there (or goes on
+with a run that was cut short by Ctrl-C), and writes docs/MUTATION.md.
 Status 1 where a survivor is not explained in reasons.toml. About five mutants a second on two cores.
 """
 
+import contextlib
+import json
 import re
 import shutil
 import subprocess
@@ -38,13 +41,18 @@ markers = ["real_models: needs fetched models", "slow: takes more than a few sec
 """
 HEADER = """# Mutation testing
 
-Written by `python tests/mutation/run.py FOLDER` with [mutmut](https://mutmut.readthedocs.io) {version}: each mutant is
+Written by `python tests/mutation/mutate.py FOLDER` with [mutmut](https://mutmut.readthedocs.io)
+{version}: each mutant is
 one small change of the code (another operator, constant, argument, text), and is killed where a test of `tests/layers`
 fails or runs without end. Layers 0 to 2 hold everything that reads or writes a format, a key or a signature.
 
 Not mutated: `keys/awskms`, `keys/pkcs11`, `keys/tpm2` and `keys/vault`, whose tests need a running service each;
 and what mutmut leaves alone everywhere: decorated functions other than class and static methods (properties, context
 managers), constants of modules, and annotations. These are held by the branch coverage of `.ci/run` alone.
+
+A first run, over all of layer 0 and the values but `onnxfile` (3456 mutants), killed 3313, stopped 16 and left 124.
+Each of these was read: about half became tests, three showed code that was not needed, the rest are explained below.
+A run that is cut short lists what it did not reach; the same command goes on from there.
 
 """
 
@@ -71,9 +79,21 @@ def results(folder: Path) -> dict[str, str]:
     return dict(line.strip().split(": ", 1) for line in listed if "__mutmut_" in line)
 
 
-def change(folder: Path, mutant: str) -> tuple[str, str, str]:
+def differences(folder: Path, mutants: list[str]) -> dict[str, str]:
+    """The unified diff of each mutant, all by one process."""
+    code = (
+        "import json, sys; from mutmut.mutation.diff_apply import get_diff_for_mutant\n"
+        "print(json.dumps({name: get_diff_for_mutant(name) for name in json.load(sys.stdin)}))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=folder, input=json.dumps(mutants), capture_output=True, text=True, check=True)
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
+
+
+def change(mutant: str, diff: str) -> tuple[str, str, str]:
     """(function, the lines taken out, the lines put in) of one mutant."""
-    shown = mutmut(folder, "show", mutant).splitlines()
+    shown = diff.splitlines()
     sides = {sign: [x[1:].strip() for x in shown if x[:1] == sign and x[:3] != sign * 3] for sign in "-+"}
     where = re.sub(r"__mutmut_\d+$", "", mutant).removeprefix("modelvault.")
     return re.sub(r"x_|xǁ", "", where, count=1).replace("ǁ", "."), " ".join(sides["-"]), " ".join(sides["+"])
@@ -96,7 +116,10 @@ def report(folder: Path, found: dict[str, str]) -> tuple[str, int]:
     for mutant, verdict in found.items():
         counts[mutant.removeprefix("modelvault.").rsplit(".", 1)[0]][verdict] += 1
     version = mutmut(folder, "--version").split()[-1]
-    lines = ["| module | mutants | killed | by a test's time limit | survived |", "|---|---|---|---|---|"]
+    lines = [
+        "| module | mutants | killed | by a time limit or crash | survived | not run |",
+        "|---|---|---|---|---|---|",
+    ]
     total: Counter[str] = Counter()
     for module, verdicts in sorted(counts.items()):
         total += verdicts
@@ -104,8 +127,9 @@ def report(folder: Path, found: dict[str, str]) -> tuple[str, int]:
     lines += [_row("**all**", total), "", "## Survivors", ""]
     unexplained = 0
     grouped: dict[str, list[str]] = defaultdict(list)
-    for mutant in sorted(m for m, verdict in found.items() if _survived(verdict)):
-        changed = change(folder, mutant)
+    survivors = sorted(m for m, verdict in found.items() if _survived(verdict))
+    for mutant, diff in differences(folder, survivors).items():
+        changed = change(mutant, diff)
         why = reason(changed, reasons)
         unexplained += why is None
         grouped[why or "**not explained**"].append(f"`{changed[0]}`: `{changed[1]}` → `{changed[2]}`")
@@ -115,21 +139,22 @@ def report(folder: Path, found: dict[str, str]) -> tuple[str, int]:
 
 
 def _survived(verdict: str) -> bool:
-    return verdict not in ("killed", "timeout", "caught by type check")
+    return verdict not in ("killed", "timeout", "segfault", "not checked", "caught by type check")
 
 
 def _row(name: str, verdicts: "Counter[str]") -> str:
     survived = sum(n for verdict, n in verdicts.items() if _survived(verdict))
-    return f"| {name} | {verdicts.total()} | {verdicts['killed']} | {verdicts['timeout']} | {survived} |"
+    stopped, left = verdicts["timeout"] + verdicts["segfault"], verdicts["not checked"]
+    return f"| {name} | {verdicts.total()} | {verdicts['killed']} | {stopped} | {survived} | {left} |"
 
 
 def main() -> int:
     folder, modules = Path(sys.argv[1]), tuple(sys.argv[2:]) or MODULES
     if not folder.exists():
         stage(folder, modules)
-        with (folder / "log").open("wb") as log:
-            command = [str(Path(sys.executable).with_name("mutmut")), "run", "--max-children", "2"]
-            subprocess.run(command, cwd=folder, stdout=log, stderr=log, check=True)
+    with contextlib.suppress(KeyboardInterrupt), (folder / "log").open("wb") as log:
+        command = [str(Path(sys.executable).with_name("mutmut")), "run", "--max-children", "2"]
+        subprocess.run(command, cwd=folder, stdout=log, stderr=log, check=True)
     page, unexplained = report(folder, results(folder))
     (ROOT / "docs" / "MUTATION.md").write_text(page)
     print(f"{unexplained} survivors are not explained")
