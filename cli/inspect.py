@@ -33,9 +33,9 @@ def _print(facts: PublicFacts) -> None:
             ("signed by", list(facts.signers)),
             ("policy", describe(s.policy)),
             ("watermark", f"committed by {s.watermark.owner}" if s.watermark else "none"),
-            ("plain model", list(s.plain_signature.signers) if s.plain_signature else "no signature recorded"),
             ("fingerprints", f"{s.variants.slots} slots, of {s.variants.owner}" if s.variants else "none"),
             ("scan", allowed_line(s.allowed)),
+            ("plain model", list(s.plain_signature.signers) if s.plain_signature else "no signature recorded"),
         ]
     )
     if s.io is not None:

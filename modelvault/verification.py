@@ -38,9 +38,9 @@ class PublicFacts:
             "policy": s.policy.to_dict(),
             "io": s.io,
             "watermark": s.watermark.to_dict() if s.watermark else None,
-            "plain_signature": s.plain_signature.to_dict() if s.plain_signature else None,
             "fingerprint": s.variants.to_dict() if s.variants else None,
             "scan_allowed": list(s.allowed),
+            "plain_signature": s.plain_signature.to_dict() if s.plain_signature else None,
             "grants": [
                 {"id": g.grant_id, "recipient": g.recipient, "purpose": g.purpose, "licence": g.licence.to_dict()}
                 for g in self.grants

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from test_fingerprint import network
 
 from modelvault import samples
@@ -203,12 +205,37 @@ def test_scan(shell: Shell) -> None:
     assert "foreign-original" in shell(f"{line} || [ $? -eq 41 ]")
 
 
+def test_diff(shell: Shell) -> None:
+    """Models that differ answer with 35."""
+    shell("modelvault keygen publisher && modelvault keygen recipient && modelvault keygen host")
+    for name in ("fraud", "fraud-2.0", "fraud-2.1", "fraud-int8"):
+        network(shell.folder / f"{name}.onnx")
+    model = onnx.load(shell.folder / "fraud-2.1.onnx")
+    tables = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(1.01 * tables["w0"], "w0"))
+    onnx.save(model, shell.folder / "fraud-2.1.onnx")
+    size = tables["w0"].nbytes
+    header = {
+        f"x.{name}": {"dtype": "F32", "shape": table.shape, "data_offsets": [n * size, (n + 1) * size]}
+        for n, (name, table) in enumerate(tables.items())
+    }
+    head, body = json.dumps(header).encode(), b"".join(table[::-1].tobytes() for table in tables.values())
+    (shell.folder / "suspect.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + body)
+    np.savez(shell.folder / "samples.npz", h0=np.ones((2, 512), np.float32))
+    shell("modelvault seal fraud.onnx --name fraud")
+    (page,) = installed("docs/DIFF.md")
+    answers = [shell(line, statuses=(0, 35)) for line in page.splitlines()]
+    assert "w0" in answers[0]
+    assert (shell.folder / "diff.html").exists()
+
+
 def test_every_page_is_followed() -> None:
     """No page with an example is without a test."""
     followed = {
         "README.md",
         "samples/README.md",
         "docs/AUDITING.md",
+        "docs/DIFF.md",
         "docs/WATERMARK.md",
         "docs/LOADER.md",
         "docs/SCAN.md",

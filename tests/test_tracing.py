@@ -24,6 +24,7 @@ from modelvault.fingerprint.tracing import Base, trace
 from modelvault.keys import OwnerSecret
 from modelvault.onnxfile import OpenModel
 from modelvault.watermark.embedding import make_plan as make_mark
+from modelvault.watermark.verifying import verify_informed
 
 STATEMENT = bytes(range(32))
 RECIPIENTS = [f"SHA256:recipient-{n}" for n in range(300)]
@@ -191,6 +192,23 @@ def test_an_own_file_names_its_recipient(world: World) -> None:
         path, Base.of_model(world.model), SECRET, [r for r in records if not isinstance(r, Issued) or r.kind == "file"]
     )
     assert [s.issued.recipient for s in found.named] == [who]
+
+
+def test_the_owners_mark_and_fingerprints_leave_each_other_alone(world: World) -> None:
+    mark = make_mark(world.model, SECRET)
+    plan = make_plan(world.model, Owner(SECRET, Registry(world.folder / "both", SECRET)), watermark=mark)
+    key, layout = code_key(SECRET.secret, plan.layout.original), plan.layout
+    word = code_word(key, RECIPIENTS[9], biases(key, layout.slots, layout.coalition))
+    path = world.folder / "both.onnx"
+    path.write_bytes(OpenModel(world.model).to_bytes(copy_edit(SECRET, layout, word.tolist(), mark.marker().edit)))
+    sealed = Sealed(statement=STATEMENT, name="net", version="1", created=now(), layout=layout)
+    found = trace(path, Base.of_model(world.model), SECRET, [sealed, *world.records[1:]])
+    assert [s.issued.recipient for s in found.named] == [RECIPIENTS[9]]
+    assert found.suspicions[0].log10_p < -60
+    both = verify_informed(path, world.model, SECRET)
+    alone = world.folder / "alone.onnx"
+    alone.write_bytes(OpenModel(world.model).to_bytes(mark.marker().edit))
+    assert both.claim and both.outcome.z > 0.7 * verify_informed(alone, world.model, SECRET).outcome.z
 
 
 def test_another_original_is_not_in_the_registry(world: World, tmp_path: Path) -> None:

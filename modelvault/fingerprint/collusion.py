@@ -179,7 +179,7 @@ class Slots:
         among, ends = self._among(size), np.eye(len(GRID))[[0, -1]]
         chances = np.full((size + 1, len(GRID)), 1 / len(GRID))
         chances[[0, -1]] = ends
-        found = Hypothesis("learned", size, GRID, chances)
+        found = Hypothesis("another way", size, GRID, chances)
         for number in range(ROUNDS):
             if number % STEADY == 0:
                 seen = self._bins.seen(found, self._amplitude(found))
@@ -188,7 +188,7 @@ class Slots:
             weights = found.chances * (among.T @ shown)
             weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1e-300)
             weights[[0, -1]] = ends
-            found = Hypothesis("learned", size, GRID, weights)
+            found = Hypothesis("another way", size, GRID, weights)
         return found
 
     def _amplitude(self, h: Hypothesis) -> float:
