@@ -87,8 +87,8 @@ def _tracer() -> Protection:
     return Protection(
         name="debugger",
         holds=pid == "0",
-        seen="none attached" if pid == "0" else f"attached: process {pid or 'unknown'}",
-        advice="stop the debugger or tracer",
+        seen={"0": "none attached", "": "not known"}.get(pid, f"attached: process {pid}"),
+        advice="stop the debugger or tracer; it is seen on Linux alone",
     )
 
 

@@ -59,6 +59,7 @@ def test_the_whole_story_without_what_only_linux_has(tmp_path: Path) -> None:
     assert "equal to the plain model's" in done.stdout
     done = run(f"{WITHOUT_LINUX}\nfrom modelvault.cli.main import main\nmain(['doctor'])", tmp_path)
     assert "needs Linux" in done.stdout
+    assert "seen on Linux alone" in done.stdout
 
 
 def test_where_keys_live_on_macos() -> None:
