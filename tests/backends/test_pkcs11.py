@@ -1,6 +1,7 @@
 """Keys in a real PKCS#11 token (SoftHSM2): made there, used there, never exported."""
 
 import os
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,7 @@ def test_pins(token: Token) -> None:
     assert "000000" not in wrong
 
 
-def spied(token: Token, parties: Any, given: str) -> tuple[list[str], str]:
+def spied(token: Token, parties: Any, given: str, **settings: str) -> tuple[list[str], str]:
     """Load a model that is sealed for the token's key "bank", twice with one identity, in a new process.
 
     What is said of it; and every call to the token, as OpenSC's spy, which stands before it, writes them down.
@@ -164,7 +165,11 @@ def spied(token: Token, parties: Any, given: str) -> tuple[list[str], str]:
         "    except Exception as e: print(repr(e))"
     )
     command = [needs.program("python"), "-c", script, str(path), Token(spy, token.folder).uri("bank"), given]
-    environment = {**os.environ, "PKCS11SPY": token.module, "PKCS11SPY_OUTPUT": str(parties.folder / "calls")}
+    environment = {
+        **os.environ,
+        "PKCS11SPY": token.module,
+        "PKCS11SPY_OUTPUT": str(parties.folder / "calls"),
+    } | settings
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=parties.folder, env=environment, timeout=120
     )
@@ -182,15 +187,15 @@ def test_a_wrong_pin_is_sent_once(token: Token, parties: Any) -> None:
 
 def test_a_locked_pin_is_not_tried(token: Token, parties: Any) -> None:
     """SoftHSM never locks a PIN by itself: the flag is set in the token's file, where other tokens set it."""
-    (place,) = (token.folder / "tokens").glob("*/token.object")
+    copied = parties.folder / "softhsm"  # this process keeps what it has read of the token: it is not to see the flag
+    shutil.copytree(token.folder / "tokens", copied / "tokens")
+    (copied / "softhsm2.conf").write_text(f"directories.tokendir = {copied / 'tokens'}\nlog.level = ERROR\n")
+    (place,) = (copied / "tokens").glob("*/token.object")
     sound, kind = place.read_bytes(), b"\0\0\0\0\x80\0SK" + (2).to_bytes(8, "big")  # CKA_OS_TOKENFLAGS, a number
     at = sound.index(kind) + len(kind)
     flags = int.from_bytes(sound[at : at + 8], "big") | 0x40000  # CKF_USER_PIN_LOCKED
     place.write_bytes(sound[:at] + flags.to_bytes(8, "big") + sound[at + 8 :])
-    try:
-        told, calls = spied(token, parties, PIN)
-    finally:
-        place.write_bytes(sound)
+    told, calls = spied(token, parties, PIN, SOFTHSM2_CONF=str(copied / "softhsm2.conf"))
     assert told == ["KeyUnavailable('pkcs11:token=vault;object=bank: the PIN is locked')"] * 2
     assert "C_Login" not in calls
     assert parties.events().count("load.denied") == 2
