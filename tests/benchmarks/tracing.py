@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from coalitions import DAMAGES, MORE, RECIPIENTS, STRATEGIES, Theatre, Trial
 from real_inputs import inputs
-from robustness import attacks
+from thefts import attacks
 
 from modelvault.errors import ModelError
 from modelvault.fingerprint.code import biases, code_key, code_word
