@@ -27,11 +27,11 @@ class Observer:
         """``suspect`` and ``base``: a tensor's elements, flat, in the base's order. The suspect's zeros say nothing."""
         scale, count = scale_of(tensor.dtype, tensor.shape, base), self._layout.count(tensor)
         places = [slice(start, start + count) for start in tensor.starts]
-        differences = np.stack([suspect[p] - base[p] for p in places])
-        differences /= np.stack([np.maximum(scale.flat(p), 1e-12) for p in places])
         usable = np.stack([suspect[p] != 0 for p in places])
-        directions = self._patterns.directions(tensor) * np.float32(strength(tensor, self._layout))
-        self._measured[tensor.digest] = measure(differences * usable, directions * usable).observed()
+        differences = np.stack([suspect[p] - base[p] for p in places]) * usable
+        scales = np.stack([np.maximum(scale.flat(p), 1e-12) for p in places])
+        directions = self._patterns.directions(tensor) * np.float32(strength(tensor, self._layout)) * usable
+        self._measured[tensor.digest] = observe(differences, directions, scales)
 
     def observed(self) -> Observed:
         """All slots in their order."""
@@ -46,6 +46,17 @@ def _nothing(slots: int) -> Observed:
 def strength(tensor: SlotTensor, layout: Layout) -> float:
     """What variant 1 adds to an element, over its scale and the direction."""
     return 1.0 if tensor.dtype in STEPS else layout.strength / MILLION
+
+
+def observe(differences: Float, directions: Float, scales: Float) -> Observed:
+    """One tensor's slots, (slots, elements) each; ``directions``: over the scale; an element that says nothing is 0 in
+    both.
+
+    Noise is of one size in all elements, or grows with their scale: measured by both, and the surer is taken.
+    """
+    even = measure(differences, directions * scales).observed()
+    scaled = measure(differences / scales, directions).observed()
+    return min(even, scaled, key=lambda o: float(np.log(o.noise).mean()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +80,7 @@ class Measured:
 
 
 def measure(differences: Float, directions: Float) -> Measured:
-    """(slots, elements) each, over the scale; an element that says nothing is 0 in both."""
+    """(slots, elements) each; an element that says nothing is 0 in both."""
     sizes = np.abs(differences[differences != 0])
     limit = CLIP * float(np.median(sizes)) if sizes.size else 0.0
     clipped = np.clip(differences, -limit, limit)

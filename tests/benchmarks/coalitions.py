@@ -17,7 +17,7 @@ import numpy.typing as npt
 from modelvault.fingerprint.code import biases, code_key, code_word
 from modelvault.fingerprint.collusion import Observed
 from modelvault.fingerprint.layout import Layout
-from modelvault.fingerprint.observing import measure, strength
+from modelvault.fingerprint.observing import observe, strength
 from modelvault.fingerprint.score import log10_p, mean, weigh
 from modelvault.fingerprint.slots import Patterns
 from modelvault.keys import OwnerSecret
@@ -93,7 +93,7 @@ def _shown(t: _Tensor, content: int, size: int, damage: str, rng: Rng) -> Observ
         share = np.abs(t.shift)
     suspect = _damaged(t, t.base + share * t.scale, damage, rng)
     usable = suspect != 0
-    return measure((suspect - t.base) / t.scale * usable, t.shift * usable).observed()
+    return observe((suspect - t.base) * usable, t.shift * usable, t.scale)
 
 
 def _damaged(t: _Tensor, values: Float, damage: str, rng: Rng) -> Float:
