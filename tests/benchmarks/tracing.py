@@ -355,7 +355,7 @@ def _aimed(name: str, share: float) -> tuple[float, float]:
 
 
 def targeted(pool: Any) -> str:
-    levels = (0.1, 0.3, 1.0, 2.0, 4.0)
+    levels = (0.1, 0.3, 0.6, 1.0, 2.0, 4.0)
     jobs = [(s, level) for s in SUBJECTS for level in levels]
     found = dict(zip(jobs, pool.starmap(_aimed, jobs, chunksize=1), strict=True))
     rows = [
