@@ -15,6 +15,7 @@ from modelvault.errors import FileError, FormatError, KeyUnavailable, ModelError
 from modelvault.fingerprint.code import biases, code_key, code_word
 from modelvault.fingerprint.collusion import Observed
 from modelvault.fingerprint.embed import copy_edit
+from modelvault.fingerprint.observing import observe
 from modelvault.fingerprint.ownfile import recipient_secret
 from modelvault.fingerprint.planning import FingerprintPlan, make_plan
 from modelvault.fingerprint.registry import Issued, Record, Registry, Sealed, now
@@ -149,6 +150,19 @@ def test_strategies_nobody_thought_of_are_learned(how: str) -> None:
     found = score(levels, thresholds, key, [*guilty, *(f"innocent {n}" for n in range(1000))]).values
     assert log10_p(float(found[:5].max()), 1005) < -6
     assert log10_p(float(found[5:].max()), 1005) > -3
+
+
+@pytest.mark.parametrize("size", [1.0, 10.0])
+def test_noise_is_told_as_it_is(size: float) -> None:
+    """Elements where the pattern is 0 are no part of a slot's noise."""
+    rng = np.random.default_rng(3)
+    directions = (np.bitwise_count(rng.integers(0, 256, (2000, 64), np.uint8)).astype(np.float32) - 4) / np.sqrt(2)
+    scales = np.exp(rng.normal(0, 0.5, (2000, 64))).astype(np.float32)
+    noise = size * rng.standard_normal((2000, 64)).astype(np.float32)
+    for differences in (noise + directions * scales, (noise + directions) * scales):
+        found = observe(differences, directions, scales)
+        assert abs(((found.levels - 1) / found.noise).std() - 1) < 0.15
+        assert abs(found.levels.mean() - 1) < 0.15
 
 
 def test_slots_that_are_mostly_buried_in_noise() -> None:

@@ -24,7 +24,7 @@ ROUNDS, STEADY = 40, 8  # of expectation and maximisation, and how many with one
 CLASSES, BINS, REACH = 6, 48, 2.2  # of a histogram by noise and level; its half width over the levels' rms
 SPREAD = 0.15  # of the amplitude: how much slots differ in theirs
 DOUBT = 0.02  # of slots that follow no hypothesis
-WEAKEST, STRONGEST = 0.05, 2.0  # amplitudes
+WEAKEST, STRONGEST, LOOSE = 0.01, 4.0, 0.25  # squares of amplitudes; variance of these before anything is seen
 CAP = 600.0
 
 
@@ -142,6 +142,7 @@ class Slots:
         self._all = _Levels(levels, variance)
         trust = 1 / (variance + 1) ** 2
         self._power = float(trust @ (levels**2 - variance)) / float(trust.sum())
+        self._doubt = float(trust**2 @ (2 * variance**2 + 4 * variance)) / float(trust.sum()) ** 2
         ranks = np.argsort(np.argsort(variance, kind="stable"), kind="stable")
         classes = ranks * CLASSES // len(levels)
         kind = classes * len(biases) + self._which
@@ -192,9 +193,10 @@ class Slots:
         return found
 
     def _amplitude(self, h: Hypothesis) -> float:
-        """What the levels' power says of it."""
-        square = float(self._amounts @ self._among(h.size) @ h.chances @ h.levels**2)
-        return min(STRONGEST, max(WEAKEST, math.sqrt(max(self._power, 0) / max(square, 1e-6))))
+        """What the levels' power says of it; as far as that is uncertain, near 1."""
+        square = max(float(self._amounts @ self._among(h.size) @ h.chances @ h.levels**2), 1e-6)
+        found, doubt = self._power / square, self._doubt / square**2
+        return math.sqrt(min(STRONGEST, max(WEAKEST, (found * LOOSE + doubt) / (LOOSE + doubt))))
 
     def _by_kind(self, by_bias: Table) -> Table:
         return np.tile(by_bias, (CLASSES, 1))

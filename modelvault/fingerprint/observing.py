@@ -12,6 +12,7 @@ from modelvault.watermark.carriers import STEPS, Float, scale_of
 
 CLIP = 4 * 1.4826  # medians of the absolute difference
 LEAST_ELEMENTS = 8
+LEAST_UNEVEN = 0.5
 LEAST_NOISE = 1e-6  # of a level: a copy that nobody touched has no noise at all
 
 
@@ -63,19 +64,27 @@ def observe(differences: Float, directions: Float, scales: Float) -> Observed:
 class Measured:
     """The slots of one tensor: (slots,) each. ``along``: differences times directions; ``energy``: of the directions.
 
-    ``rest``: energy of the differences less what is along the directions; ``elements``: of the slot that say anything.
+    ``elements``: of the slot that the direction is not 0 in; ``rest``: energy of the differences in these, less what
+    is along the direction; ``turned``: that rest times the direction, its energy.
     """
 
     along: Table
     energy: Table
     rest: Table
+    turned: Table
     elements: npt.NDArray[np.intp]
 
     def observed(self) -> Observed:
-        """Levels, NaN for slots with too little of them, and their noise by what each slot has besides."""
+        """Levels, NaN for slots with too little of them, and their noise by what each slot has besides.
+
+        Noise may be larger where the direction is: by how much is told from all slots together, since few elements of
+        one tell little of it.
+        """
         known = self.elements >= LEAST_ELEMENTS
-        energy, elements = np.where(known, self.energy, 1), np.maximum(self.elements, 1)
-        noise = np.sqrt(self.rest / elements / energy)
+        energy, elements = np.where(known, self.energy, 1), np.maximum(self.elements, 2)
+        even = self.rest * energy / elements
+        uneven = float(self.turned[known].sum()) / max(float(even[known].sum()), 1e-300)
+        noise = np.sqrt(even * max(uneven, LEAST_UNEVEN) * elements / (elements - 1)) / energy
         return Observed(np.where(known, self.along / energy, np.nan), np.maximum(noise, LEAST_NOISE))
 
 
@@ -87,10 +96,11 @@ def measure(differences: Float, directions: Float) -> Measured:
     energy = np.einsum("ij,ij->i", directions, directions, dtype=np.float64)
     along = np.einsum("ij,ij->i", clipped, directions, dtype=np.float64)
     mean = np.divide(along, energy, out=np.zeros_like(along), where=energy > 0)
-    rest = clipped - mean[:, None].astype(np.float32) * directions
+    rest = (clipped - mean[:, None].astype(np.float32) * directions) * (directions != 0)
     return Measured(
         along=along,
         energy=energy,
         rest=np.einsum("ij,ij->i", rest, rest, dtype=np.float64),
+        turned=np.einsum("ij,ij->i", rest * directions, rest * directions, dtype=np.float64),
         elements=np.count_nonzero(directions, axis=1),
     )

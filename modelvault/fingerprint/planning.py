@@ -28,7 +28,7 @@ from modelvault.watermark.fidelity import Bench, Drift, Feed
 SIZES = ((2, 1024, 0.6), (3, 1024, 1.3), (4, 2048, 1.0), (5, 2048, 1.5), (6, 4096, 1.0), (8, 4096, 1.7))
 """(Largest coalition, slots that trace it, and how strong each must be): simulated, see docs/FINGERPRINTS.md."""
 SHARES = (0.03, 0.06, 0.12)  # of the carriers' bytes, tried in turn: about what the file grows by
-STRONGEST, WEAKEST, STEP_DOWN = 0.02, 0.001, 0.9
+STANDARD, STRONGEST, WEAKEST, STEP_DOWN = 0.02, 0.03, 0.001, 0.9
 NOISE = 0.1  # the damage that slots are dimensioned for: noise of this size relative to the weights
 WANTED = 2.5  # a slot's mark after that noise, in standard deviations
 STEP_SHARE = 186 / 256  # of the pattern's values that are not 0
@@ -199,7 +199,8 @@ def _layout(
     blocks = [p.carrier.weight.size // length for p in places] if length else []
     if sum(blocks) < slots:
         return None
-    tensors = []
+    wanted = WANTED * NOISE / math.sqrt(length / max(item_size(p.carrier.weight.dtype) for p in places))
+    strength, tensors = min(STRONGEST, max(STANDARD, wanted)), []
     for place, numbers in zip(places, _drawn(secret, original, blocks, slots), strict=True):
         w = place.carrier.weight
         count = length // item_size(w.dtype)
@@ -210,13 +211,13 @@ def _layout(
                     dtype=w.dtype,
                     shape=w.shape,
                     digest=place.carrier.digest,
-                    density=_density(w.dtype, STRONGEST, place.spread),
+                    density=_density(w.dtype, strength, place.spread),
                     starts=tuple(int(n) * count for n in numbers),
                 )
             )
     return Layout(
         original=original,
-        strength=round(STRONGEST * MILLION),
+        strength=round(strength * MILLION),
         coalition=coalition,
         length=length,
         tensors=tuple(tensors),

@@ -42,7 +42,7 @@ from modelvault.watermark.fidelity import Bench
 
 OWNER = OwnerSecret(b"benchmark owner".ljust(32, b"."))
 STATEMENT = bytes(32)
-DESIGNED = {"minilm-l3": 8, "ppocr-rec": 4, "minilm-int8": 8}
+DESIGNED = {"minilm-l3": 8, "ppocr-rec": 5, "minilm-int8": 8}
 SIZES, BEYOND = (2, 3, 5, 8), (12, 16, 24)
 TRIALS, FEWER = 200, 50
 EVERY = 4  # how much of the benchmark's inputs fingerprints are planned on
@@ -355,7 +355,7 @@ def _aimed(name: str, share: float) -> tuple[float, float]:
 
 
 def targeted(pool: Any) -> str:
-    levels = (0.1, 0.3, 1.0, 2.0, 4.0)
+    levels = (0.1, 0.3, 0.6, 1.0, 2.0, 4.0)
     jobs = [(s, level) for s in SUBJECTS for level in levels]
     found = dict(zip(jobs, pool.starmap(_aimed, jobs, chunksize=1), strict=True))
     rows = [
