@@ -76,7 +76,7 @@ def check_sealed(file, total, keys):
     for name, parts in keys.items():
         own = [signatures[name][:64], signatures[name][64:]] if parts[1:] else [signatures[name]]
         for part, signature in zip(parts, own, strict=True):
-            curve = [ec.ECDSA(getattr(hashes, f"SHA{part.key_size}")())] if hasattr(part, "curve") else []
+            curve = [ec.ECDSA(getattr(hashes, f"SHA{min(part.key_size, 512)}")())] if hasattr(part, "curve") else []
             part.verify(signature, b"DSSEv1 28 %s %d %s" % (TYPES[0].encode(), len(payload), payload), *curve)
     once = lambda pairs: dict(pairs) if len(dict(pairs)) == len(pairs) else need(False, "a key is repeated")  # noqa: E731
     statement = json.loads(payload.decode(), object_pairs_hook=once)

@@ -23,8 +23,6 @@ def home() -> Path:
     """``$MODELVAULT_HOME``, else the platform's folder for configuration."""
     if chosen := os.environ.get("MODELVAULT_HOME"):
         return Path(chosen)
-    if sys.platform == "win32":
-        return Path(os.environ.get("APPDATA", Path.home())) / "modelvault"
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "modelvault"
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "modelvault"
@@ -59,11 +57,10 @@ def read_private(path: Path) -> bytes:
     """A private file's bytes; KeyUnavailable where others could have read or replaced it."""
     with _files.failures(path):
         info = path.stat()
-    if os.name == "posix":
-        if info.st_mode & 0o077:
-            raise KeyUnavailable(f"{path}: mode {stat.S_IMODE(info.st_mode):04o} lets others use it, expected 0600")
-        if info.st_uid not in (0, os.geteuid()):
-            raise KeyUnavailable(f"{path}: owned by another user")
+    if info.st_mode & 0o077:
+        raise KeyUnavailable(f"{path}: mode {stat.S_IMODE(info.st_mode):04o} lets others use it, expected 0600")
+    if info.st_uid not in (0, os.geteuid()):
+        raise KeyUnavailable(f"{path}: owned by another user")
     return _files.read_bytes(path, limit=MAX_KEY_FILE)
 
 

@@ -47,6 +47,8 @@ class TpmKey:
         self._handle, self._auth = found[1], found[2]
         self.name = f"tpm2:{self._handle}"
         self._secret = secret
+        if not hasattr(os, "memfd_create"):
+            raise KeyUnavailable(f"{self.name}: keys in a TPM need Linux")
         self._lock = threading.Lock()
         self._refused = ""
         pem = self._run("tpm2_readpublic", "-f", "pem")

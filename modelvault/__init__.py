@@ -5,6 +5,7 @@
 ...     outputs = session.run(None, {"x": x})
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from modelvault._version import __version__
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from modelvault.session import GuardedSession
     from modelvault.trust import TrustPolicy
     from modelvault.verification import inspect, verify
+
+if os.name != "posix":
+    raise ImportError("modelvault needs Linux or macOS: locks and files as POSIX has them; on Windows use it in WSL")
 
 # What is expensive to import (onnx, onnxruntime) is imported when it is used.
 _HOMES = {

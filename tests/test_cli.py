@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from modelvault import errors, samples
-from modelvault.cli.main import COMMANDS, STATUSES, VERDICTS, main
+from modelvault.cli.main import COMMANDS, INTERNAL, INTERRUPTED, STATUSES, VERDICTS, main
 from modelvault.keys import store
 
 
@@ -260,6 +260,15 @@ def test_the_installed_script(tmp_path: Path) -> None:
             [script, "completion", shell], capture_output=True, text=True, check=True, env=environment
         )
         assert "_MODELVAULT_COMPLETE" in done.stdout
+
+
+def test_the_documented_statuses_are_the_real_ones() -> None:
+    rows = re.findall(r"^\| (\d+) \| (.*?)\|", Path(__file__).parents[1].joinpath("docs/CLI.md").read_text(), re.M)
+    documented = {int(status): words.replace("`", "").strip() for status, words in rows}
+    real = {status: kind.__name__ for kind, status in STATUSES}
+    real |= {status: f"AuditTampered {verdict}" for verdict, status in VERDICTS.items()}
+    assert {status: words for status, words in documented.items() if words} == real
+    assert {0, 2, INTERNAL, INTERRUPTED} <= documented.keys()
 
 
 def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:

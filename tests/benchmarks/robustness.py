@@ -149,7 +149,7 @@ def fidelity_table(subjects: list[Subject]) -> str:
             f"{drift.cosine:.6f} | {drift.agreement:.2%} | {drift.decided:.2%} | {s.described} |"
         )
     left = [f"{s.name}: {', '.join(s.report.plan.left_out)}" for s in subjects if s.report.plan.left_out]
-    lines.append("\nLeft out because single tensors dominated the drift: " + ("; ".join(left) or "none") + ".")
+    lines.append("\nLeft out because their marks alone cost most: " + ("; ".join(left) or "none") + ".")
     lines.append(f"\n{FIDELITY}")
     return "\n".join(lines)
 
@@ -233,6 +233,10 @@ def sweep_table(subjects: list[Subject], work: Path) -> str:
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
             print(lines[-1], flush=True)
         lines.append("")
+    lines.append(
+        "Scrambled matrices break a model by themselves: a thief who permutes it in ways that leave its function"
+    )
+    lines.append("alone pays the noise only, so there the noise sweep's cosines hold.\n")
     lines.append(f"The mark is lost while the cosine is still 0.7 or more: {'; '.join(outlived) or 'nowhere'}.\n")
     return "\n".join(lines)
 

@@ -55,7 +55,7 @@ def vectors() -> Iterator[Vector]:
 def _good() -> Iterator[Vector]:
     for kind, name, parts in [
         ("publisher-key", "ed25519", [ED25519]), ("publisher-key", "p256", [P256]), ("publisher-key", "p384", [P384]),
-        ("publisher-key", "ml-dsa-65", [MLDSA65]), ("publisher-key", "hybrid", [ED25519, MLDSA65]),
+        ("publisher-key", "p521", [P521]), ("publisher-key", "ml-dsa-65", [MLDSA65]), ("publisher-key", "hybrid", [ED25519, MLDSA65]),
         ("recipient-key", "x25519", [X25519]), ("recipient-key", "p256", [P256]),
         ("recipient-key", "hybrid", [MLKEM768, X25519]), ("host-key", "ed25519", [HOST.pem]),
     ]:  # fmt: skip
@@ -68,7 +68,7 @@ def _good() -> Iterator[Vector]:
 
 def _roles() -> Iterator[tuple[str, str, str, bytes]]:
     wrong = {
-        "publisher-key": {"x25519": X25519, "ed448": ED448, "p521": P521, "secp256k1": K256, "ml-dsa-44": MLDSA44,
+        "publisher-key": {"x25519": X25519, "ed448": ED448, "secp256k1": K256, "ml-dsa-44": MLDSA44,
                           "swapped": MLDSA65 + ED25519, "two-ed25519": ED25519 + HOST.pem, "three": ED25519 + MLDSA65 + P256},
         "recipient-key": {"ed25519": ED25519, "p384": P384, "ml-kem-alone": MLKEM768, "swapped": X25519 + MLKEM768},
         "host-key": {"x25519": X25519, "p256": P256, "ml-dsa-65": MLDSA65, "hybrid": ED25519 + MLDSA65},
