@@ -1,6 +1,7 @@
 """Layers 0 to 2 are covered whole, lines and branches: run after pytest --cov, which leaves .coverage.
 
-Modules that need a service or a token are left out where MODELVAULT_REQUIRE does not promise these.
+Modules that need a service or a token are left out where MODELVAULT_REQUIRE does not promise these, and those that have
+met a double of their service alone: what it answers in the real world is not known.
 """
 
 import json
@@ -13,7 +14,8 @@ from typing import Any
 import coverage
 from test_package import layer, top
 
-SERVICES = ("awskms", "azurekms", "gcpkms", "pkcs11", "tpm2", "vault")
+SERVICES = ("awskms", "pkcs11", "tpm2", "vault")
+DOUBLES = ("azurekms", "gcpkms")
 
 
 def module(path: str) -> str:
@@ -29,6 +31,7 @@ def below_the_floor(report: dict[str, Any]) -> list[str]:
     for path, entry in sorted(report["files"].items()):
         name, summary = module(path), entry["summary"]
         service = name.rpartition(".")[2] in SERVICES and "backends" not in os.environ.get("MODELVAULT_REQUIRE", "")
+        service |= name.rpartition(".")[2] in DOUBLES
         if layer(top(name)) <= 2 and not service and summary["missing_lines"] + summary["missing_branches"]:
             found.append(f"{name}: lines {entry['missing_lines']}, branches {entry['missing_branches']}")
     return found
