@@ -4,7 +4,7 @@ What a slot holds is decided in :mod:`modelvault.fingerprint`; here is only who 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -136,6 +136,11 @@ class KeyRing:
             raise KeyError(f"slot {number}: no key of variant {bit}")
         return self._keys[number * KEY : (number + 1) * KEY]
 
+    @property
+    def keys(self) -> Iterator[bytes]:
+        """The key of each slot's variant, in order."""
+        return (self._keys[at : at + KEY] for at in range(0, len(self._keys), KEY))
+
     def to_bytes(self) -> bytes:
         packed = bytes(
             sum(bit << (7 - place) for place, bit in enumerate(self.word[at : at + 8]))
@@ -182,8 +187,20 @@ class SlotReader:
 
     def choose(self, ring: KeyRing, source: str) -> None:
         """Put the ring's variant into every slot. PayloadTampered where a key does not open its slot."""
-        for number, (bit, place) in enumerate(zip(ring.word, self.places, strict=True)):
-            self.open(number, bit, ring.slot(number, bit), self._region[place : place + self.length], source)
+        region, store, scratch, keys = self._region, self._store, self._scratch, ring.keys
+        length, step, at = self.length, self.length + 2 * TAG, 0
+        try:  # thousands of turns in every load: nothing in them but the work
+            for bit, place, key in zip(ring.word, self.places, keys, strict=True):
+                out = region[place : place + length]
+                if bit:
+                    aead_open_into(key, store[at + TAG : at + step], out)
+                else:
+                    scratch[:length] = out
+                    scratch[length:] = store[at : at + TAG]
+                    aead_open_into(key, scratch, out)
+                at += step
+        except InvalidTag:
+            raise PayloadTampered(f"{source}: slot {at // step}: does not decrypt") from None
 
     def open(self, number: int, bit: int, key: bytes, out: memoryview, source: str) -> None:
         """Decrypt one variant into ``out``, which may be the slot's own place."""
