@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modelvault.cli.common import Passphrase
 from modelvault.keys import store
@@ -24,6 +24,13 @@ def load_issuer(key: str, registry: Path | None, ask: Passphrase) -> "Owner":
     return Owner(secret, Registry(registry, secret) if registry else None)
 
 
+def measured_on(inputs: Path | None) -> dict[str, Any]:
+    """What plans are told of the inputs that drift is measured on; random ones where there is no file."""
+    from modelvault.watermark.fidelity import read_inputs
+
+    return {"inputs": read_inputs(inputs), "inputs_name": inputs.name} if inputs else {}
+
+
 @dataclass(frozen=True, slots=True)
 class Planning:
     """Plans for one model. ``labels``: recipients' names by fingerprint; ``inputs``: real ones to measure drift on."""
@@ -36,15 +43,13 @@ class Planning:
     def slots(self, coalition: int, mark: "Plan | None") -> "FingerprintPlan":
         """Slots that give every recipient of one file a copy of its own."""
         from modelvault.fingerprint.planning import make_plan
-        from modelvault.watermark.fidelity import read_inputs
 
         plan = make_plan(
             self.model,
             self.owner,
             coalition=coalition,
             watermark=mark,
-            inputs=read_inputs(self.inputs) if self.inputs else None,
-            inputs_name=self.inputs.name if self.inputs else "",
+            **measured_on(self.inputs),
         )
         return replace(plan, labels=self.labels)
 
@@ -52,13 +57,11 @@ class Planning:
         """A mark of the whole file for one recipient; ``shared``: beside the owner's, within one budget."""
         from modelvault.fingerprint.ownfile import OwnFilePlan, recipient_secret
         from modelvault.watermark.embedding import Budget, make_plan
-        from modelvault.watermark.fidelity import read_inputs
 
         mark = make_plan(
             self.model,
             recipient_secret(self.owner.secret, recipient),
-            inputs=read_inputs(self.inputs) if self.inputs else None,
-            inputs_name=self.inputs.name if self.inputs else "",
+            **measured_on(self.inputs),
             budget=Budget().shared() if shared else None,
         )
         label = self.labels.get(recipient, "")

@@ -18,7 +18,7 @@ from modelvault.cli.common import (
     read_arrays,
     size,
 )
-from modelvault.cli.fingerprints import Planning, load_issuer
+from modelvault.cli.fingerprints import Planning, load_issuer, measured_on
 from modelvault.defaults import DEFAULT
 from modelvault.envelopes import InputEnvelope
 from modelvault.errors import FileError, FormatError, KeyUnavailable
@@ -172,14 +172,12 @@ def command(
 def _mark(model: Path, owner: str, payload: str, inputs: Path | None, ask: Passphrase, *, shared: bool) -> "Plan":
     from modelvault.sources import find_model
     from modelvault.watermark import embedding
-    from modelvault.watermark.fidelity import read_inputs
 
     return embedding.make_plan(
         find_model(model),
         store.load_owner(owner, ask),
         payload=embedding.parse_payload(payload),
-        inputs=read_inputs(inputs) if inputs else None,
-        inputs_name=inputs.name if inputs else "",
+        **measured_on(inputs),
         budget=embedding.Budget().shared() if shared else None,
     )
 

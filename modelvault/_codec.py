@@ -11,6 +11,7 @@ from typing import Any
 from modelvault.errors import FormatError
 
 MAX_JSON_DEPTH = 32
+_FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 MAX_INTEGER = 2**64  # beyond it, Python has integers that are no floats, and that it will not write
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(?P<zone>Z|[+-]\d\d:\d\d)?", re.ASCII)
 
@@ -164,6 +165,13 @@ class Fields:
         if len(text) != 64 or text.strip("0123456789abcdef"):
             raise FormatError(f"{self.path}.{key}: expected 64 hex digits")
         return bytes.fromhex(text)
+
+    def fingerprint(self, key: str) -> str:
+        """A key's fingerprint: SHA256: and 43 characters of base64."""
+        text = self.text(key, limit=64)
+        if not _FINGERPRINT.fullmatch(text):
+            raise FormatError(f"{self.path}.{key}: expected a SHA256: fingerprint, got {text!r}")
+        return text
 
     def exactly(self, key: str, expected: str) -> None:
         value = self.text(key)
