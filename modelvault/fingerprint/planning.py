@@ -75,8 +75,8 @@ class FingerprintPlan:
             created=statement.created,
             layout=self.layout,
         )
-        self.owner.registry.append(sealed)
-        self.owner.issue(statement, digest, [(r, self.labels.get(r, "")) for r in recipients], statement.name)
+        who = [(r, self.labels.get(r, "")) for r in recipients]
+        self.owner.issue(statement, digest, who, statement.name, sealed=[sealed])
 
 
 def make_plan(

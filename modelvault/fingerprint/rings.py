@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from modelvault.errors import FormatError, NoMatchingKey
 from modelvault.fingerprint.code import biases, code_key, code_word
-from modelvault.fingerprint.registry import Issued, Registry, default_path, now
+from modelvault.fingerprint.registry import Issued, Registry, Sealed, default_path, now
 from modelvault.keys import OwnerSecret
 from modelvault.manifest import ModelStatement
 from modelvault.variants import Keys, MasterKey, Variants
@@ -36,10 +36,17 @@ class Owner:
         self.registry = registry or Registry(default_path(secret.fingerprint), secret)
 
     def issue(
-        self, statement: ModelStatement, digest: bytes, recipients: Sequence[tuple[str, str]], source: str
+        self,
+        statement: ModelStatement,
+        digest: bytes,
+        recipients: Sequence[tuple[str, str]],
+        source: str,
+        *,
+        sealed: Sequence[Sealed] = (),
     ) -> RecipientKeys:
         """Record (fingerprint, label) of each recipient, then give what draws its keys. ``digest``: the statement's.
 
+        ``sealed``: the model itself, where it is new to the registry; all records are written and synced together.
         Raises NoMatchingKey, FormatError, FileError: without a record there is no copy.
         """
         if statement.variants is None:
@@ -47,9 +54,10 @@ class Owner:
         keys = RecipientKeys(self.secret, statement.variants, statement.nonce, source)
         original, moment = statement.variants.original, now()
         self.registry.append(
+            *sealed,
             *(
                 Issued(statement=digest, original=original, recipient=who, label=label, kind="slots", created=moment)
                 for who, label in recipients
-            )
+            ),
         )
         return keys
