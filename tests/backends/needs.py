@@ -32,7 +32,12 @@ def program(name: str) -> str:
 
 
 def module(name: str) -> None:
-    if importlib.util.find_spec(name) is None:
+    """A package or a module in one; find_spec raises where a package around it is missing."""
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
         _missing(f"Python package {name}")
 
 
