@@ -617,7 +617,10 @@ def test_weights_in_memory(tmp_path: Path) -> None:
 
 
 def floats(path: Path) -> dict[str, Any]:
-    return {name: read() for name, _shape, read in dequantised(OpenModel(path))}
+    found = [(name, shape, read()) for name, shape, read in dequantised(OpenModel(path))]
+    assert all((values.dtype, values.shape) == (np.float32, shape) for _, shape, values in found)
+    assert len({name for name, _, _ in found}) == len(found)
+    return {name: values for name, _, values in found}
 
 
 def init(name: str, array: Any) -> TensorProto:
@@ -625,6 +628,7 @@ def init(name: str, array: Any) -> TensorProto:
 
 
 INTEGERS = np.arange(12, dtype=np.int8).reshape(3, 4) - 6
+PAIRS = np.arange(1, 7).reshape(3, 2)
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float16])
@@ -636,10 +640,19 @@ def test_dequantised_by_tensor_row_and_block(tmp_path: Path, kind: Any) -> None:
         node("tensor", "s"), node("tensor zero", "s", "z"), node("columns", "s4"), node("rows", "s3", "z3", axis=0),
         node("last", "s4", axis=-1), node("blocks", "s32", axis=1, block_size=2), node("no scale", "none"),
         helper.make_node("DequantizeLinear", ["s", "s"], ["no integers"]), node("integer scale", "z"),
+        node("blocks zero", "s32", "z32", block_size=2), node("part of a block", "s32", block_size=3),
+        node("one block", "s31", block_size=2**40), node("columns, block unused", "s4", block_size=2),
+        helper.make_node("DequantizeLinear", ["list", "s4"], ["list by element"], axis=0),
+        helper.make_node("DequantizeLinear", ["list", "s4"], ["list by itself"]),
+        helper.make_node("DequantizeLinear", ["z", "s"], ["scalar"]),
+        helper.make_node("DequantizeLinear", ["z", "s11"], ["scalar by a table of one"]),
+        helper.make_node("DequantizeLinear", ["w", "s"], []),
     ]  # fmt: skip
     tensors = [
         init("w", INTEGERS), init("s", kind(0.5)), init("z", np.int8(2)), init("s4", kind([1, 2, 4, 8])),
-        init("s3", kind([1, 2, 4])), init("z3", np.int8([0, 1, 2])), init("s32", kind([[1, 2], [3, 4], [5, 6]])),
+        init("s3", kind([1, 2, 4])), init("z3", np.int8([0, 1, 2])), init("s32", kind(PAIRS)),
+        init("z32", np.int8(PAIRS)), init("s31", kind([[1], [2], [4]])), init("list", INTEGERS[0]),
+        init("s11", kind([[0.5]])),
     ]  # fmt: skip
     found = floats(stored(tmp_path, model(body, tensors)))
     values = INTEGERS.astype(np.float32)
@@ -649,11 +662,18 @@ def test_dequantised_by_tensor_row_and_block(tmp_path: Path, kind: Any) -> None:
         "columns": values * [1, 2, 4, 8],
         "rows": (values - [[0], [1], [2]]) * [[1], [2], [4]],
         "last": values * [1, 2, 4, 8],
-        "blocks": values * np.repeat([[1, 2], [3, 4], [5, 6]], 2, axis=1),
+        "blocks": values * np.repeat(PAIRS, 2, axis=1),
+        "blocks zero": (values - np.repeat(PAIRS, 2, axis=1)) * np.repeat(PAIRS, 2, axis=1),
+        "part of a block": values * np.repeat(PAIRS, 3, axis=1)[:, :4],
+        "one block": values * [[1], [2], [4]],
+        "columns, block unused": values * [1, 2, 4, 8],
+        "list by element": values[0] * [1, 2, 4, 8],
+        "list by itself": values[0] * [1, 2, 4, 8],
+        "scalar": np.array(1),
+        "scalar by a table of one": np.array(1),
     }
     assert set(found) == set(expected)
     for name, value in expected.items():
-        assert found[name].dtype == np.float32
         assert np.array_equal(found[name], value), name
 
 
@@ -661,11 +681,21 @@ def test_scales_that_do_not_fit(tmp_path: Path) -> None:
     body = [
         helper.make_node("DequantizeLinear", ["w", "s3"], ["y"]),
         helper.make_node("DequantizeLinear", ["w", "s36"], ["z"], block_size=1),
+        helper.make_node("DequantizeLinear", ["w", "s33"], ["one block too many"], block_size=2),
+        helper.make_node("DequantizeLinear", ["w", "s33"], ["no blocks"]),
+        helper.make_node("DequantizeLinear", ["w", "s33"], ["negative"], block_size=-2),
+        helper.make_node("DequantizeLinear", ["scalar", "s3"], ["a number"]),
+        helper.make_node("MatMulInteger", ["x", "scalar", "", "z3"], ["product"]),
     ]
-    tensors = [init("w", INTEGERS), init("s3", np.float32([1, 2, 3])), init("s36", np.ones((3, 6), np.float32))]
+    tensors = [
+        init("w", INTEGERS), init("s3", np.float32([1, 2, 3])), init("s36", np.ones((3, 6), np.float32)),
+        init("s33", np.ones((3, 3), np.float32)), init("scalar", np.int8(1)), init("z3", np.int8([1, 2, 3])),
+    ]  # fmt: skip
     path = stored(tmp_path, model(body, tensors))
     readers = {name: read for name, _, read in dequantised(OpenModel(path))}
-    for name in ("y", "z"):
+    names = ["y", "z", "one block too many", "no blocks", "negative", "a number", "scalar less its zero point"]
+    assert list(readers) == names
+    for name in names:
         with refused(f"{path}: tensor {name!r}: scale or zero point of another shape"):
             readers[name]()
 
@@ -700,22 +730,40 @@ def nibbles(numbers: Any) -> Any:
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("zero", [False, True])
-def test_numbers_packed_in_blocks(tmp_path: Path, bits: int, zero: bool) -> None:
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_numbers_packed_in_blocks(tmp_path: Path, bits: int, zero: bool, kind: Any) -> None:
     rows, columns, block, count = 2, 20, 16, 2
     numbers = np.random.default_rng(1).integers(0, 2**bits, (rows, count, block))
     packed = nibbles(numbers).reshape(rows, count, 8) if bits == 4 else numbers.astype(np.uint8)
-    scale = np.float32([[1, 2], [0.5, 4]])
+    scale = kind([[1, 2], [0.5, 4]])
     points = np.array([[3, 5], [7, 9]])
     zeros = nibbles(points) if bits == 4 else points.astype(np.uint8)
     inputs = ["x", "q", "s", *(["z"] if zero else [])]
-    settings = {"N": rows, "K": columns, "bits": bits, "block_size": block}
+    settings = {"N": rows, "K": columns, "block_size": block, **({"bits": 8} if bits == 8 else {})}  # 4 goes unsaid
     node = helper.make_node("MatMulNBits", inputs, ["y"], domain="com.microsoft", **settings)
     path = stored(tmp_path, model([node], [init("q", packed), init("s", scale), init("z", zeros)]))
     (found,) = dequantised(OpenModel(path))
     assert found[:2] == ("q", (rows, columns))
     middle = points[:, :, None] if zero else 2 ** (bits - 1)
     expected = ((numbers - middle) * scale[:, :, None]).reshape(rows, -1)[:, :columns]
-    assert np.array_equal(found[2](), expected.astype(np.float32))
+    values = found[2]()
+    assert (values.dtype, values.flags.c_contiguous) == (np.float32, True)
+    assert np.array_equal(values, expected)
+
+
+def test_zero_points_of_an_odd_count_of_blocks(tmp_path: Path) -> None:
+    """Each row of them fills whole bytes: three of four bits stand in two."""
+    node = helper.make_node("MatMulNBits", ["x", "q", "s", "z"], ["y"], N=2, K=6, block_size=2)
+    zeros = nibbles([[1, 2, 3, 9], [4, 5, 6, 9]])
+    tensors = [init("q", np.zeros((2, 3, 1), np.uint8)), init("s", np.ones(6, np.float32)), init("z", zeros)]
+    found = floats(stored(tmp_path, model([node], tensors)))
+    assert found["q"].tolist() == [[-1, -1, -2, -2, -3, -3], [-4, -4, -5, -5, -6, -6]]
+
+
+def test_blocks_of_one_number(tmp_path: Path) -> None:
+    node = helper.make_node("MatMulNBits", ["x", "q", "s"], ["y"], N=1, K=2, block_size=1)
+    tensors = [init("q", nibbles([9, 7])), init("s", np.float32([2, 3]))]
+    assert floats(stored(tmp_path, model([node], tensors)))["q"].tolist() == [[2, -3]]
 
 
 @pytest.mark.parametrize(
@@ -723,7 +771,12 @@ def test_numbers_packed_in_blocks(tmp_path: Path, bits: int, zero: bool) -> None
     [
         {"bits": 3}, {"block_size": 0}, {"block_size": -16}, {"N": 0}, {"K": 0}, {"N": 3}, {"K": 40}, {"N": 2**40},
         {"q": np.zeros((2, 2, 8), np.int8)}, {"s": np.ones(3, np.float32)}, {"s": np.ones(4, np.float64)},
-        {"inputs": ["x", "q"]},
+        {"inputs": ["x", "q"]}, {"bits": 3, "q": np.zeros(24, np.uint8)}, {"N": -2, "K": -20},
+        {"N": None}, {"K": None}, {"block_size": None},
+        {"N": None, "q": np.zeros(16, np.uint8), "s": np.ones(2, np.float32)},
+        {"K": None, "q": np.zeros(16, np.uint8), "s": np.ones(2, np.float32)},
+        {"block_size": None, "q": np.zeros(20, np.uint8), "s": np.ones(40, np.float32)},
+        {"N": 1, "K": 3, "block_size": 1, "q": np.zeros(1, np.uint8), "s": np.ones(3, np.float32)},
     ],
 )  # fmt: skip
 def test_blocks_that_do_not_fit_are_passed_over(tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -731,7 +784,7 @@ def test_blocks_that_do_not_fit_are_passed_over(tmp_path: Path, changes: dict[st
         "N": 2, "K": 20, "bits": 4, "block_size": 16, "q": np.zeros((2, 2, 8), np.uint8), "s": np.ones(4, np.float32),
         "inputs": ["x", "q", "s"], **changes,
     }  # fmt: skip
-    attributes = {k: given[k] for k in ("N", "K", "bits", "block_size")}
+    attributes = {k: given[k] for k in ("N", "K", "bits", "block_size") if given[k] is not None}
     node = helper.make_node("MatMulNBits", given["inputs"], ["y"], domain="com.microsoft", **attributes)
     path = stored(tmp_path, model([node], [init("q", given["q"]), init("s", given["s"])]))
     assert list(dequantised(OpenModel(path))) == []
@@ -741,6 +794,12 @@ def test_a_table_that_rows_are_picked_from(tmp_path: Path) -> None:
     body = [
         helper.make_node("Gather", ["w", "x"], ["picked"]),
         helper.make_node("DequantizeLinear", ["picked", "s"], ["y"]),
+        helper.make_node("Resize", ["w", "x"], ["not picked"]),
+        helper.make_node("DequantizeLinear", ["not picked", "s"], ["z"]),
+        helper.make_node("Gather", [], ["from nothing"]),
+        helper.make_node("Gather", ["w", "x"], []),
+        helper.make_node("Gather", ["x", "w"], ["from an input"]),
     ]
     found = floats(stored(tmp_path, model(body, [init("w", INTEGERS), init("s", np.float32(2))])))
+    assert set(found) == {"y"}
     assert np.array_equal(found["y"], INTEGERS.astype(np.float32) * 2)

@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 MODULES = (
     "_codec", "_files", "_memory", "_primitives",
-    "keys/material", "keys/owner", "keys/pem", "keys/remote", "keys/sources", "keys/store",
+    "keys/cost", "keys/material", "keys/owner", "keys/pem", "keys/remote", "keys/sources", "keys/store",
     "checkpoint", "commitment", "container", "cosignature", "envelope", "envelopes", "filekey", "graphcheck", "index",
     "manifest", "merkle", "policy", "termtable", "variants",
     "onnxfile/anonymise", "onnxfile/layout", "onnxfile/quantised", "onnxfile/split", "onnxfile/tensors",
@@ -61,7 +61,8 @@ def stage(folder: Path, modules: tuple[str, ...]) -> None:
     """The package as it is installed, with its links followed, and the tests that run on it."""
     skip = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "modelvault", folder / "modelvault", symlinks=False, ignore=skip)
-    shutil.copytree(ROOT / "tests" / "layers", folder / "tests" / "layers", ignore=skip)
+    for name in ("fuzz", "layers", "vectors"):
+        shutil.copytree(ROOT / "tests" / name, folder / "tests" / name, ignore=skip)
     for name in ("conftest.py", "fetch_models.py"):
         shutil.copy(ROOT / "tests" / name, folder / "tests" / name)
     paths = ", ".join(f'"modelvault/{name}.py"' for name in modules)
