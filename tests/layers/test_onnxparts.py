@@ -19,7 +19,15 @@ from modelvault.onnxfile import OpenModel, split
 from modelvault.onnxfile.anonymise import anonymise
 from modelvault.onnxfile.quantised import dequantised
 from modelvault.onnxfile.split import parse
-from modelvault.onnxfile.tensors import TensorReader, float_bytes, set_floats, show
+from modelvault.onnxfile.tensors import (
+    TensorReader,
+    element_type,
+    elements,
+    float_bytes,
+    is_integer,
+    set_floats,
+    show,
+)
 from modelvault.onnxfile.walk import constants, describe, graphs, leaves, nodes, other_tensors, strip
 
 np: Any = numpy  # arrays and nodes are written here in ways that their stubs do not know
@@ -54,7 +62,9 @@ def external(name: str, location: str, shape: Any = BIG.shape, dtype: int = FLOA
 
 
 def region(taken: Any, piece: int = 2**20) -> bytes:
-    return b"".join(bytes(view) for view in taken.stream(piece))
+    views = [bytes(view) for view in taken.stream(piece)]
+    assert all(views)  # none of them is empty
+    return b"".join(views)
 
 
 # -- one tensor
@@ -130,6 +140,43 @@ def test_lists_of_floats() -> None:
     assert list(attribute.floats) == [7.0]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "array"),
+    [
+        ("FLOAT", np.float32([1.5, -2])), ("FLOAT16", np.float16([1.5])), ("DOUBLE", np.float64([1.5])),
+        ("INT8", np.int8([-1])), ("UINT8", np.uint8([255])), ("INT64", np.int64([-(2**40)])),
+        ("BOOL", np.array([True, False])),
+    ],
+)  # fmt: skip
+def test_numbers_in_a_tensor_s_bytes(dtype: str, array: Any) -> None:
+    found = elements(dtype, array.tobytes())
+    assert found is not None
+    assert (found.dtype, found.tolist()) == (array.dtype, array.tolist())
+    assert element_type(dtype) == array.dtype
+
+
+def test_numbers_of_four_bits() -> None:
+    data = bytes([0x21, 0xF8])
+    for dtype, numbers in (("UINT4", [1, 2, 8, 15]), ("INT4", [1, 2, -8, -1])):
+        found = elements(dtype, bytearray(data))
+        assert found is not None
+        assert (found.dtype, found.tolist()) == (np.int8, numbers)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    ["STRING", "COMPLEX64", "COMPLEX128", "UNDEFINED", "NOTHING", "FLOAT4E2M1", "INT2", "UINT2"],
+)
+def test_elements_that_are_no_real_numbers_of_whole_bytes(dtype: str) -> None:
+    assert element_type(dtype) is None
+    assert elements(dtype, bytes(16)) is None
+
+
+def test_whole_numbers_by_name() -> None:
+    whole = ("INT8", "INT4", "UINT64", "UINT2", "BOOL")
+    assert [d for d in (*whole, "FLOAT", "BFLOAT16", "STRING", "COMPLEX64") if is_integer(d)] == list(whole)
+
+
 # -- external data
 
 
@@ -177,17 +224,23 @@ def test_external_weights_are_streamed(tmp_path: Path) -> None:
         external("twin", "b.bin", offset=100, length=2400, checksum="x"),
         external("two", "./b.bin", offset=2560),
         external("three", "a.bin"),
+        numpy_helper.from_array(np.arange(257, dtype=np.float32), "odd"),
         numpy_helper.from_array(4 * BIG, "inline"),
         numpy_helper.from_array(np.float32([1]), "small"),
         external("short", "a.bin", shape=[2]),
+        external("shorter", "./sub/c.bin", shape=[1], offset=4),
+        external("shortest", "sub//c.bin", shape=[1]),
     ]
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "c.bin").write_bytes(np.float32([8, 9]).tobytes())
     path = stored(tmp_path, model(tensors=tensors))
     for piece in (64, 999, 2400, 2**20):
         taken = split(path)
         data, places = region(taken, piece), {t.name: t for t in taken.tensors}
         assert len(data) == taken.region
-        assert [s.path for s in taken.sources] == ["m.onnx", "a.bin", "b.bin"]
-        assert [s.size for s in taken.sources] == [path.stat().st_size, 2400, 100 + 4800 + 64]
+        assert [s.path for s in taken.sources] == ["m.onnx", "a.bin", "b.bin", "sub/c.bin"]
+        assert [s.size for s in taken.sources] == [path.stat().st_size, 2400, 100 + 4800 + 64, 8]
+        assert (places["odd"].offset, places["inline"].offset) == (0, 1088)
         for name, factor in (("one", 1), ("twin", 1), ("two", 2), ("three", 3), ("inline", 4)):
             at = places[name].offset
             assert at % 64 == 0
@@ -195,15 +248,66 @@ def test_external_weights_are_streamed(tmp_path: Path) -> None:
             assert data[at : at + 2400] == (factor * BIG).tobytes(), name
         assert places["one"].offset == places["twin"].offset
         assert "small" not in places
-        digests = {
-            name: hashlib.sha256((tmp_path / name).read_bytes()).digest() for name in ("m.onnx", "a.bin", "b.bin")
-        }
-        assert taken.source_digests() == digests
+        names = [s.path for s in taken.sources]
+        assert taken.source_digests() == {n: hashlib.sha256((tmp_path / n).read_bytes()).digest() for n in names}
     graph = onnx.load_from_string(split(path, keep_docs=True).graph)
     kept = {t.name: t for t in graph.graph.initializer}
     assert numpy_helper.to_array(kept["short"]).tolist() == [0, 3]
+    assert [numpy_helper.to_array(kept[name]).tolist() for name in ("shorter", "shortest")] == [[9], [8]]
     entries = {e.key: e.value for e in kept["one"].external_data}
     assert entries == {"location": "weights", "offset": str(places["one"].offset), "length": "2400"}
+
+
+def test_what_is_read_is_not_gathered(tmp_path: Path) -> None:
+    """Without an edit, a weight's bytes go on as they are read, so that memory does not grow with it."""
+    (tmp_path / "d").write_bytes(bytes(50) + BIG.tobytes())
+    path = stored(tmp_path, model(tensors=[external("w", "d", offset=50)]))
+    for edit, first in ((None, 950), (lambda *_: None, 1000)):
+        assert len(next(iter(split(path, edit=edit).stream(1000)))) == first
+
+
+@pytest.mark.parametrize(("count", "moved"), [(255, False), (256, True)])
+def test_weights_from_one_kibibyte_on_are_moved(tmp_path: Path, count: int, moved: bool) -> None:
+    numbers = np.arange(count, dtype=np.float32)
+    for tensor in (numpy_helper.from_array(numbers, "w"), helper.make_tensor("w", FLOAT, [count], numbers)):
+        taken = split(stored(tmp_path, model(tensors=[tensor])))
+        assert [t.name for t in taken.tensors] == ["w"] * moved
+        assert region(taken) == numbers.tobytes() * moved
+        assert taken.region == numbers.nbytes * moved
+    path = stored(tmp_path, model(tensors=[TensorProto(name="w", data_type=FLOAT, dims=[300], float_data=[1])]))
+    words = f"{path}: tensor 'w': inconsistent data: cannot reshape array of size 1 into shape (300,)"
+    for read in (split, OpenModel):
+        with refused(words):
+            read(path)
+
+
+def test_a_constant_without_an_output_goes_by_its_node(tmp_path: Path) -> None:
+    node = helper.make_node("Constant", [], [], "node", value=numpy_helper.from_array(BIG, "c"))
+    (place,) = split(stored(tmp_path, model([node]))).tensors
+    assert place.name == "node"
+
+
+def test_what_split_says_of_a_model(tmp_path: Path) -> None:
+    looked: list[bytes] = []
+    made = everywhere()
+    path = stored(tmp_path, made)
+    taken = split(path, look=looked.append)
+    assert looked == [path.read_bytes()]
+    assert [(v.name, v.dtype, v.shape) for v in taken.inputs] == [("x", "float", ("n", 8))]
+    assert [(v.name, v.dtype, v.shape) for v in taken.outputs] == [("y", "float", ())]
+    assert b"secret" not in taken.graph
+    assert b"named" not in taken.graph
+    kept = split(path, keep_docs=True).graph
+    assert b"secret" in kept
+    assert b"named" in kept
+    for values in (made.graph.input, made.graph.output):
+        values[0].type.tensor_type.elem_type = 99
+        with refused(f"{stored(tmp_path, made)}: value {values[0].name!r}: unknown element type"):
+            split(path)
+        values[0].type.tensor_type.elem_type = FLOAT
+    path.write_bytes(b"")
+    with refused(f"{path}: not an ONNX model (no graph)"):
+        split(path)
 
 
 def test_edits_on_the_way(tmp_path: Path) -> None:
@@ -282,7 +386,8 @@ def test_overlaps_and_names_used_twice(tmp_path: Path) -> None:
         split(path)
     sparse = onnx.SparseTensorProto(values=numpy_helper.from_array(np.float32([1]), "w"), dims=[8])
     sparse.indices.CopyFrom(numpy_helper.from_array(np.int64([3]), "i"))
-    path = stored(tmp_path, model(tensors=[numpy_helper.from_array(np.float32([1]), "w")], sparse=[sparse]))
+    tensors = [numpy_helper.from_array(np.float32([1]), name) for name in ("v", "w")]
+    path = stored(tmp_path, model(tensors=tensors, sparse=[sparse]))
     with refused(f"{path}: two initializers are named 'w'"):
         split(path)
 
@@ -431,6 +536,8 @@ def test_names_go_from_everywhere() -> None:
     made.graph.node[2].input.append("nowhere")
     made.graph.quantization_annotation.add(tensor_name="nowhere")
     made.functions[0].output.append("nowhere")
+    made.functions[0].input.append("")
+    made.graph.node[3].attribute[0].g.initializer.add(name="y")  # hides the model's output: it is another value
     made.functions[0].value_info.append(VALUE("nowhere", FLOAT, [1]))
     note = made.graph.quantization_annotation.add(tensor_name="h")
     note.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="initializer")
@@ -453,7 +560,9 @@ def test_names_go_from_everywhere() -> None:
     assert note.quant_parameter_tensor_names[0].value == made.graph.initializer[0].name
     assert note.quant_parameter_tensor_names[1].value == "elsewhere"
     function = made.functions[0]
-    assert function.node[0].input == function.input == [function.value_info[0].name]
+    assert function.input == [function.value_info[0].name, ""]
+    assert function.node[0].input == function.input[:1]
+    assert made.graph.node[3].attribute[0].g.initializer[1].name in {f"v{n}" for n in range(40)}
     assert function.node[0].output[0] == function.output[0]
     assert not [t.name for t in other_tensors(made) if "attribute" in t.name]
 
@@ -492,8 +601,10 @@ def test_descriptions() -> None:
         (onnx.TypeProto(), "unknown", ()),
     ]
     for kind, words, shape in cases:
-        found = describe(helper.make_value_info("v", kind))
+        found = describe(helper.make_value_info("v", kind), "m")
         assert (found.name, found.dtype, found.shape) == ("v", words, shape)
+    with refused("m: value 'v': unknown element type"):
+        describe(VALUE("v", 99, []), "m")
 
 
 def test_leaves_of_trees() -> None:
@@ -524,7 +635,7 @@ def opened_everywhere(tmp_path: Path) -> Path:
     body[1].attribute.append(helper.make_attribute("many", [numpy_helper.from_array(np.float32([5]), "")]))
     tensors = [
         external("w", "d"), external("twin", "d"), external("two", "d", offset=2400),
-        numpy_helper.from_array(np.float32([6]), "i"), helper.make_tensor("s", TensorProto.STRING, [1], [b"x"]),
+        helper.make_tensor("i", FLOAT, [1], [6.0]), helper.make_tensor("s", TensorProto.STRING, [1], [b"x"]),
         TensorProto(name="packed", data_type=INT4, dims=[2], int32_data=[0x21]),
         TensorProto(name="none", data_type=FLOAT, dims=[0]),
     ]  # fmt: skip
@@ -608,6 +719,11 @@ def test_weights_in_memory(tmp_path: Path) -> None:
     first = model(tensors=[external("w", "weights")]).SerializeToString()  # without an offset: from the start
     opened = OpenModel("sealed", graph=first, region=memoryview(BIG.tobytes()))
     assert opened.read(opened.weights[0]) == BIG.tobytes()
+    for length in (2399, 2401):
+        wrong = model(tensors=[external("w", "weights", length=length)]).SerializeToString()
+        opened = OpenModel("sealed", graph=wrong, region=memoryview(bytes(3000)))
+        with refused(f"sealed: tensor 'w': data has {length} bytes, its shape needs 2400"):
+            opened.read(opened.weights[0])
     short = OpenModel("sealed", graph=taken.graph, region=memory[:-1])
     with refused("sealed: tensor 'two': ends beyond the weights region"):
         short.read(by_name["two"])
