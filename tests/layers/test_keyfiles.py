@@ -5,6 +5,7 @@ import copy
 import hashlib
 import os
 import re
+import secrets
 import stat
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x25519
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from modelvault.errors import FileError, FormatError, KeyUnavailable, NoMatchingKey, SignatureInvalid
@@ -166,6 +168,19 @@ def test_der_integers(value: int, der: str) -> None:
     assert pem._integer(value).hex() == der
 
 
+def test_the_encrypted_container_byte_by_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 5958, RFC 8018 and RFC 7914: a salt and an IV of 16 bytes, N = 1024, r = 8, p = 1, a key of 32 bytes."""
+    monkeypatch.setattr(secrets, "token_bytes", lambda size: bytes(size or 32))
+    kdf = "302c06092b06010401da47040b" + "301f" + "0410" + "00" * 16 + "02020400" + "020108" + "020101" + "020120"
+    cipher = "301d" + "060960864801650304012a" + "0410" + "00" * 16
+    scheme = "305a" + "06092a864886f70d01050d" + "304d" + kdf + cipher
+    der = pem._pbes2(bytes(40), b"word")
+    assert der.hex()[:-96] == "30818e" + scheme + "0430"
+    key = hashlib.scrypt(b"word", salt=bytes(16), n=1024, r=8, p=1, dklen=32)
+    decryptor = Cipher(algorithms.AES(key), modes.CBC(bytes(16))).decryptor()
+    assert decryptor.update(der[-48:]) + decryptor.finalize() == bytes(40) + bytes([8]) * 8
+
+
 def test_the_cost_of_a_guess(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert (pem.SCRYPT_LOG_N, pem.SCRYPT_R) == (17, 8)
@@ -274,7 +289,7 @@ def test_curves_are_told_apart() -> None:
         RecipientPublic.of([p384.public_key()])
     with refused("key: not a key of this role (expected ed25519)"):
         HostPublic.of([p256.public_key()])
-    with pytest.raises(FormatError, match="not a key of this role"):
+    with pytest.raises(FormatError, match=r"^key: not a key of this role"):
         PublisherPublic.of([])
 
 

@@ -118,6 +118,12 @@ def test_all_of_a_buffer_is_to_be_locked(answer: int, monkeypatch: pytest.Monkey
     assert buffer.locked == (answer == 0)
 
 
+def test_what_the_system_s_call_takes() -> None:
+    """An address is no 32-bit number, which is what ctypes would pass."""
+    found: Any = _memory._find_mlock()
+    assert found is None or found.argtypes == (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+
 def test_locking_that_is_not_allowed() -> None:
     """An ordinary process has a limit on locked memory; the buffer then works unlocked, and says so."""
     script = (

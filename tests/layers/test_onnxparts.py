@@ -123,6 +123,10 @@ def test_inline_data() -> None:
     assert reader.data(packed, 2, "w") is None  # packed elements in a typed field stay where they are
     with refused("m: tensor 'w': inconsistent data: cannot reshape array of size 1 into shape (2,)"):
         reader.data(TensorProto(data_type=FLOAT, dims=[2], float_data=[1]), 8, "w")
+    with pytest.raises(ModelError) as long:  # a shape of many dimensions is cut
+        reader.data(TensorProto(data_type=FLOAT, dims=[1000] * 64, float_data=[1]), 8, "w")
+    start = "inconsistent data: "
+    assert len(str(long.value).partition(start)[2]) == 200
     with refused("m: tensor 'w': data has 8 bytes, its shape needs 9"):
         reader.data(helper.make_tensor("w", FLOAT, [2], [1.0, 2.0]), 9, "w")
 
@@ -191,6 +195,10 @@ def test_whole_numbers_by_name() -> None:
         (external("w", "d", colour="red"), "external_data: unknown key 'colour'"),
         (external("w", "../d"), "external_data.location: '../d': path leaves its folder through '..'"),
         (external("w", "none"), "external_data.location: none: no such file or directory"),
+        (
+            TensorProto(name="w", data_type=FLOAT, dims=[600], data_location=EXTERNAL),
+            "external_data.location: empty path",
+        ),
         (external("w", "m.onnx"), "external_data.location: is the model file itself"),
         (external("w", "link"), "external_data.location: is the model file itself"),
     ],
@@ -279,6 +287,10 @@ def test_weights_from_one_kibibyte_on_are_moved(tmp_path: Path, count: int, move
     for read in (split, OpenModel):
         with refused(words):
             read(path)
+    path.write_bytes(b"")
+    for read in (split, OpenModel):
+        with refused(f"{path}: not an ONNX model (no graph)"):
+            read(path)
 
 
 def test_a_constant_without_an_output_goes_by_its_node(tmp_path: Path) -> None:
@@ -305,9 +317,6 @@ def test_what_split_says_of_a_model(tmp_path: Path) -> None:
         with refused(f"{stored(tmp_path, made)}: value {values[0].name!r}: unknown element type"):
             split(path)
         values[0].type.tensor_type.elem_type = FLOAT
-    path.write_bytes(b"")
-    with refused(f"{path}: not an ONNX model (no graph)"):
-        split(path)
 
 
 def test_edits_on_the_way(tmp_path: Path) -> None:
@@ -405,6 +414,9 @@ def test_what_cannot_be_taken_into_the_graph(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(split_module, "MAX_GRAPH", 2399)
     with refused(f"{path}: tensor 'a': {words}"):
         split(path)
+    monkeypatch.setattr(split_module, "MAX_GRAPH", 2400)  # the tensor alone would fit
+    with pytest.raises(ModelError, match=r"the graph without its large weights has \d+ bytes, above 2400$"):
+        split(path)
 
 
 def test_graphs_above_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -458,6 +470,37 @@ def test_files_that_are_no_model() -> None:
     assert parse(other.SerializeToString(), "m").graph.name == "main"
     outputs = helper.make_model(helper.make_graph([], "g", [], [VALUE("y", FLOAT, [1])]))
     assert parse(outputs.SerializeToString(), "m").graph.output[0].name == "y"
+
+
+@pytest.mark.parametrize(
+    ("place", "field"),
+    [
+        (lambda m: m, "producer_name"), (lambda m: m.opset_import[1], "domain"), (lambda m: m.graph, "name"),
+        (lambda m: m.graph.node[0], "name"), (lambda m: m.graph.input[0], "name"),
+        (lambda m: m.metadata_props[0], "key"),
+        (lambda m: m.graph.initializer[0], "name"), (lambda m: m.graph.initializer[0], "doc_string"),
+        (lambda m: m.graph.initializer[0].external_data[0], "key"),
+        (lambda m: m.graph.initializer[0].external_data[1], "value"),
+        (lambda m: m.graph.initializer[0].metadata_props[0], "value"),
+    ],
+)  # fmt: skip
+def test_text_that_is_not_utf_8(place: Any, field: str) -> None:
+    tensor = external("w", "d", offset="0")
+    tensor.metadata_props.add(key="k", value="v")
+    tensor.doc_string = "d"
+    made = model(tensors=[tensor], producer_name="p")
+    made.opset_import.add(domain="d", version=1)
+    made.metadata_props.add(key="k", value="v")
+    assert parse(made.SerializeToString(), "m") == made
+    setattr(place(made), field, "NOTUTF8")
+    with refused("m: not an ONNX model (text that is not UTF-8)"):
+        parse(made.SerializeToString().replace(b"NOTUTF8", b"\xff" * 7), "m")
+
+
+def test_lists_of_texts_that_are_not_utf_8() -> None:
+    made = model([helper.make_node("Identity", ["x", "NOTUTF8"], ["y"])])
+    with refused("m: not an ONNX model (text that is not UTF-8)"):
+        parse(made.SerializeToString().replace(b"NOTUTF8", b"\xff" * 7), "m")
 
 
 def everywhere() -> Any:
@@ -542,7 +585,9 @@ def test_names_go_from_everywhere() -> None:
     note = made.graph.quantization_annotation.add(tensor_name="h")
     note.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="initializer")
     note.quant_parameter_tensor_names.add(key="ZERO_POINT_TENSOR", value="elsewhere")
+    fields = [[f.name for f, _ in a.ListFields()] for n in nodes(made) for a in n.attribute]
     anonymise(made)
+    assert [[f.name for f, _ in a.ListFields()] for n in nodes(made) for a in n.attribute] == fields
     names = {made.graph.name, *(n for node in nodes(made) for n in [node.name, *node.input, *node.output])}
     assert names <= {"", "g", "x", "y", "nowhere", *(f"v{n}" for n in range(40))}
     assert {graph.name for graph in graphs(made)} == {"g"}
@@ -889,6 +934,8 @@ def test_blocks_of_one_number(tmp_path: Path) -> None:
         {"q": np.zeros((2, 2, 8), np.int8)}, {"s": np.ones(3, np.float32)}, {"s": np.ones(4, np.float64)},
         {"inputs": ["x", "q"]}, {"bits": 3, "q": np.zeros(24, np.uint8)}, {"N": -2, "K": -20},
         {"N": None}, {"K": None}, {"block_size": None},
+        {"N": 0, "q": np.zeros(0, np.uint8), "s": np.ones(0, np.float32)},
+        {"K": 0, "q": np.zeros(0, np.uint8), "s": np.ones(0, np.float32)},
         {"N": None, "q": np.zeros(16, np.uint8), "s": np.ones(2, np.float32)},
         {"K": None, "q": np.zeros(16, np.uint8), "s": np.ones(2, np.float32)},
         {"block_size": None, "q": np.zeros(20, np.uint8), "s": np.ones(40, np.float32)},
