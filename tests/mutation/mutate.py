@@ -24,9 +24,9 @@ MODULES = (
     "_codec", "_files", "_memory", "_primitives",
     "keys/cost", "keys/material", "keys/owner", "keys/pem", "keys/remote", "keys/sources", "keys/store",
     "checkpoint", "commitment", "container", "cosignature", "envelope", "envelopes", "filekey", "graphcheck", "index",
-    "manifest", "merkle", "policy", "termtable", "variants",
-    "onnxfile/anonymise", "onnxfile/layout", "onnxfile/quantised", "onnxfile/split", "onnxfile/tensors",
-    "onnxfile/walk", "onnxfile/weights",
+    "manifest", "merkle", "omsbundle", "policy", "termtable", "variants",
+    "onnxfile/anonymise", "onnxfile/checking", "onnxfile/layout", "onnxfile/lean", "onnxfile/quantised",
+    "onnxfile/split", "onnxfile/structure", "onnxfile/tensors", "onnxfile/walk", "onnxfile/weights",
 )  # fmt: skip
 SETTINGS = """[tool.mutmut]
 source_paths = ["modelvault"]
@@ -65,6 +65,9 @@ def stage(folder: Path, modules: tuple[str, ...]) -> None:
     for old in (folder / "tests", folder / "mutants" / "tests"):
         shutil.rmtree(old, ignore_errors=True)
     (folder / "mutants" / "mutmut-stats.json").unlink(missing_ok=True)
+    for made in (folder / "mutants" / "modelvault" / f"{name}.py" for name in modules):
+        if not made.with_name(f"{made.name}.meta").exists():  # else mutmut takes a new module's copy for its mutants
+            made.unlink(missing_ok=True)
     shutil.copytree(ROOT / "modelvault", folder / "modelvault", symlinks=False, ignore=skip, dirs_exist_ok=True)
     for name in ("fuzz", "layers", "vectors"):
         shutil.copytree(ROOT / "tests" / name, folder / "tests" / name, ignore=skip)
