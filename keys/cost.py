@@ -59,12 +59,10 @@ def _bodies(data: bytes) -> Iterator[tuple[int, bytes]]:
     at = 0
     while at < len(data):
         tag, size, start = data[at], data[at + 1], at + 2
-        if size == 0x80:
-            raise IndexError
-        if size > 0x80:
-            start += size - 0x80
+        if size & 0x80:
+            start += size & 0x7F
             size = int.from_bytes(data[at + 2 : start], "big")
-        if start + size > len(data):
+        if start + size > len(data) or data[at + 1] == 0x80:
             raise IndexError
         yield tag, data[start : start + size]
         at = start + size
