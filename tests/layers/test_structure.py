@@ -152,7 +152,8 @@ def test_constants() -> None:
     of_function.attribute.append(AttributeProto(name="value_int", ref_attr_name="n", type=AttributeProto.INT))
     body = [
         node("Constant", [], ["a"], value_int=5), two, node("Constant", [], [], value_int=5),
-        node("Constant", [], ["c"]), of_function, node("Constant", [], ["e"], domain="d", value_int=5), node("Op", ["a", "b", "c", "d", "e"], ["y"]),
+        node("Constant", [], ["c"]), of_function, node("Constant", [], ["e"], domain="d", value_int=5),
+        node("Op", ["a", "b", "c", "d", "e"], ["y"]),
     ]  # fmt: skip
     found = main(body)
     assert [n.op for n in found.nodes] == ["Constant"] * 4 + ["d::Constant", "Op"]
