@@ -79,7 +79,7 @@ def check_tree(value: Any, depth: int = MAX_JSON_DEPTH) -> None:
             check_tree(item, depth - 1)
     elif isinstance(value, dict):
         for key, item in value.items():
-            check_tree(key, depth)
+            check_tree(key)
             check_tree(item, depth - 1)
 
 

@@ -58,6 +58,7 @@ def test_json_is_refused_in_these_words() -> None:
     assert _codec.json_decode(b"[" * (deep - 1) + b"]" * (deep - 1), "f", limit=100) is not None
     assert _codec.json_decode(b'{"a":' * (deep - 2) + b"1" + b"}" * (deep - 2), "f", limit=300) is not None
     assert _codec.json_decode(b"[1]", "f", limit=3) == [1]
+    assert _codec.json_decode(b"[1e300,18446744073709551615]", "f", limit=100) == [1e300, 2**64 - 1]
     for data, words in (
         (b"[" * deep + b"]" * deep, "f: not valid JSON: nested too deeply"),
         (b'{"a":' * (deep - 1) + b"1" + b"}" * (deep - 1), "f: not valid JSON: nested too deeply"),
@@ -65,6 +66,8 @@ def test_json_is_refused_in_these_words() -> None:
         (b'{"a":{"b":1,"b":1}}', "f: not valid JSON: a key is repeated"),
         (b"-Infinity", "f: not valid JSON: -infinity is not a number"),
         (b'{"a":1e999}', "f: not valid JSON: a number is out of range"),
+        (b"[18446744073709551616]", "f: not valid JSON: a number is out of range"),
+        (b"[-18446744073709551616]", "f: not valid JSON: a number is out of range"),
         (b'{"\\ud800":1}', "f: not valid JSON: not UTF-8"),
         (b'{"a":["\\ud800"]}', "f: not valid JSON: not UTF-8"),
         (b"\xff", "f: not valid JSON: not UTF-8"),
@@ -190,5 +193,8 @@ def test_times() -> None:
     assert parsed.tzinfo is UTC
     with refused("f: not an RFC 3339 time"):
         _codec.parse_time("yesterday", "f")
+    for text in ("2026-02-30T00:00:00Z", "0001-01-01T00:00:00+01:00"):
+        with refused("f: not an RFC 3339 time"):
+            _codec.parse_time(text, "f")
     with refused("f: the time has no zone"):
         _codec.parse_time("2026-01-02T01:00:00", "f")
