@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import hashlib
 import json
 import math
 import re
@@ -38,6 +39,11 @@ def b64decode(text: Any, field: str) -> bytes:
 def json_encode(value: Any) -> bytes:
     """Canonical JSON: UTF-8, keys sorted, no white space, no NaN; the same value always gives the same bytes."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).encode()
+
+
+def json_digest(value: Any) -> bytes:
+    """SHA-256 of a value's canonical JSON: what a statement about that value has as its subject."""
+    return hashlib.sha256(json_encode(value)).digest()
 
 
 def json_decode(data: bytes, field: str, *, limit: int) -> Any:

@@ -171,9 +171,6 @@ def _typed_count(tensor: TensorProto) -> int:
     return sum(len(getattr(tensor, f)) for f in _TYPED)
 
 
-_TYPED = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
-
-
 def float_bytes(attribute: AttributeProto) -> bytes:
     """An attribute's list of floats, as a tensor's bytes."""
     return np.asarray(attribute.floats, "<f4").tobytes()
