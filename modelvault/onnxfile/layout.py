@@ -12,7 +12,7 @@ from modelvault.index import TensorPlace
 
 ALIGNMENT = 64
 
-Data = bytes | bytearray
+Data = bytes | bytearray | memoryview
 Edit = Callable[[str, tuple[int, ...], bytes], Data | None]
 """(dtype in ONNX's words, shape, little-endian bytes) -> the bytes to store instead; None leaves them."""
 
