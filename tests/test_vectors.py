@@ -279,8 +279,8 @@ def checkpoint(case: Case) -> tuple[Check, Check, list[str]]:
 def proof(case: Case) -> tuple[Check, Check, list[str]]:
     path, key = case.file("p.tlog-proof"), case.file("host.pub", case.keys[0])
     return (
-        lambda: proofs.check_proof(case.data.decode(), [case.host], "p"),
-        lambda: proofs.check_proof(path.read_text("utf-8"), [store.load_host_public(str(key))], "p"),
+        lambda: proofs.check_proof(case.data.decode(), [(0, case.host)], "p"),
+        lambda: proofs.check_proof(path.read_text("utf-8"), [(0, store.load_host_public(str(key)))], "p"),
         ["audit", "check-proof", str(path), "--key", str(key)],
     )
 

@@ -70,7 +70,7 @@ def test_a_growing_log_is_cosigned(service: Service, writer: AuditLog, pinned: H
         assert note.to_text() == cosigned_path(writer.path).read_text()
         assert verify_log(writer.path, pinned, against=note.to_text()).size >= 4
     proof = prove(writer.path, pinned, 2, note=note.to_text()).to_text()
-    assert check_proof(proof, [pinned], "proof").seq == 2
+    assert check_proof(proof, [(0, pinned)], "proof").seq == 2
     assert cosigned_at(Note.from_text(proof.split("\n\n", 1)[1], "note"), service.verifier) == moment
     with urllib.request.urlopen(f"{service.url}/checkpoint?{verify_log(writer.path, pinned).origin}") as answer:
         kept = answer.read().decode()
