@@ -1,19 +1,22 @@
 """modelvault audit verify, show"""
 
+import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
 
 from modelvault import _files
-from modelvault._codec import parse_time
+from modelvault._codec import format_time, parse_time
 from modelvault.audit import AuditReport, openings, verify_log
+from modelvault.audit.cosigned import check_cosigned
 from modelvault.audit.lines import Record
 from modelvault.audit.segments import closed_segments
 from modelvault.cli.common import FILE, json_option, print_fields, print_json, print_table, progress_bar
+from modelvault.cosignature import VerifierKey
 from modelvault.defaults import DEFAULT, audit_path
 from modelvault.errors import FormatError
 from modelvault.keys import HostPublic, store
@@ -31,28 +34,49 @@ def read_text(path: Path) -> str:
         raise FormatError(f"{path}: not UTF-8") from None
 
 
+def read_verifier(reference: str) -> VerifierKey:
+    """A verifier key itself, or the file that holds it."""
+    text = read_text(Path(reference)) if os.path.exists(reference) else reference  # noqa: PTH110
+    return VerifierKey.from_text(text, "verifier key")
+
+
 @click.command(epilog="Example: modelvault audit verify audit.log --key host.pub; exit statuses: docs/CLI.md")
 @LOG
 @KEY
 @click.option("--against", type=FILE, metavar="FILE", help="A checkpoint kept elsewhere, that LOG must extend.")
+@click.option(
+    "--cosigned-by", "witnesses", multiple=True, metavar="VKEY", help="A witness that FILE must be cosigned by, too."
+)
 @click.option("--follow", is_flag=True, help="Stay, and verify again whenever the log has grown.")
 @click.option("--interval", default=2.0, show_default=True, help="Seconds between looks with --follow.")
 @json_option
-def verify(log: Path | None, key: str, against: Path | None, follow: bool, interval: float, as_json: bool) -> None:
+def verify(
+    log: Path | None,
+    key: str,
+    against: Path | None,
+    witnesses: tuple[str, ...],
+    follow: bool,
+    interval: float,
+    as_json: bool,
+) -> None:
     """Check every line of LOG against the host's signed heads. Each kind of damage has its own exit status.
 
     That the end of a log was cut off can only be seen with --against, a checkpoint that "audit checkpoint" printed
     before and that was kept elsewhere.
     """
+    if witnesses and not against:
+        raise click.UsageError("--cosigned-by: needs --against, the checkpoint that was cosigned")
     path, public = log or audit_path(), store.load_host_public(key)
-    report = _verify(path, public, read_text(against) if against else None)
-    _print(report, as_json)
+    kept = read_text(against) if against else None
+    cosigned = _cosigned(kept or "", str(against), map(read_verifier, witnesses))
+    report = _verify(path, public, kept)
+    _print(report, as_json, {"cosigned": cosigned} if cosigned else {})
     while follow:
         time.sleep(interval)
         grown = _verify(path, public, report.head)
         if grown.size != report.size:
             report = grown
-            _print(report, as_json)
+            _print(report, as_json, {})
             sys.stdout.flush()
 
 
@@ -62,11 +86,17 @@ def _verify(path: Path, key: HostPublic, against: str | None) -> AuditReport:
         return verify_log(path, key, against=against, progress=progress)
 
 
-def _print(report: AuditReport, as_json: bool) -> None:
+def _cosigned(note: str, source: str, witnesses: Iterable[VerifierKey]) -> dict[str, str]:
+    """When each witness cosigned the note."""
+    return {w.name: format_time(check_cosigned(note, w, source)) for w in witnesses}
+
+
+def _print(report: AuditReport, as_json: bool, more: dict[str, dict[str, str]]) -> None:
     if as_json:
-        print_json(report.to_dict())
+        print_json({**report.to_dict(), **more})
     else:
-        print_fields(list(report.to_dict().items()))
+        named = [(f"{what} by {name}", value) for what, part in more.items() for name, value in part.items()]
+        print_fields([*report.to_dict().items(), *named])
 
 
 @click.command(epilog="Example: modelvault audit show --event load.denied --since 2d")

@@ -1,6 +1,5 @@
 """modelvault audit witness, serve-witness"""
 
-import os
 import sys
 from pathlib import Path
 
@@ -9,17 +8,10 @@ import click
 from modelvault._codec import format_time
 from modelvault.audit.cosigned import cosigned_path
 from modelvault.checkpoint import Checkpoint
-from modelvault.cli.audit_show import KEY, LOG, read_text
+from modelvault.cli.audit_show import KEY, LOG, read_verifier
 from modelvault.cli.common import FILE, ask_passphrase, json_option, passphrase_option, print_fields, print_json
-from modelvault.cosignature import VerifierKey
 from modelvault.defaults import DEFAULT, audit_path
 from modelvault.keys import store
-
-
-def _verifier(reference: str) -> VerifierKey:
-    """A verifier key itself, or the file that holds it."""
-    text = read_text(Path(reference)) if os.path.exists(reference) else reference  # noqa: PTH110
-    return VerifierKey.from_text(text, "verifier key")
 
 
 @click.command(epilog="Example: modelvault audit witness https://witness.example/ --by witness.vkey")
@@ -36,7 +28,7 @@ def witness(url: str, log: Path | None, key: str, by: str, as_json: bool) -> Non
     """
     from modelvault.audit import witness as client
 
-    path, cosigner = log or audit_path(), _verifier(by)
+    path, cosigner = log or audit_path(), read_verifier(by)
     note, moment = client.submit(path, store.load_host_public(key), url, cosigner)
     head = Checkpoint.from_text(note.text, "head")
     facts = {"log": str(path), "origin": head.origin, "records": head.size, "witness": cosigner.name}
@@ -67,7 +59,7 @@ def serve_witness(
 
     service = Witness(folder, name, store.load_host(key, ask_passphrase(passphrase_file)))
     for reference in logs:
-        service.trust(_verifier(reference))
+        service.trust(read_verifier(reference))
     with make_server(service, host, port) as server:
         click.echo(f"verifier key: {service.verifier.to_text()}")
         click.echo(f"listening on http://{host}:{server.server_port}")

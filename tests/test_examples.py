@@ -161,8 +161,12 @@ def test_watermarks(shell: Shell) -> None:
             (shell.folder / "leaked.safetensors").write_bytes(safetensors(OpenModel(leaked)))
         if "evidence" in line:
             shell("modelvault run fraud.mvlt --random && cp home/audit/audit.log audit.log")
-        # without the original, 27 small tensors are too few for a claim (docs/CLI.md: 30)
-        shell(line, statuses=(0, 30) if "safetensors" in line else (0,))
+        told = shell(line, statuses=(30,) if "no claim" in line else (0,))
+        if "verify" in line:  # what the page says of these two
+            claim, score = ("no claim", (0, 7)) if "safetensors" in line else ("CLAIM", (300, 400))
+            assert re.match(f"verdict +{claim}", told)
+            (found,) = re.findall(r"^score +(\S+) standard", told, re.M)
+            assert score[0] < float(found) < score[1]
     assert "<html" in (shell.folder / "page.html").read_text()
 
 

@@ -18,12 +18,16 @@ from vectors.builder.base import Vector, parse
 
 from modelvault import merkle, verification
 from modelvault.audit import proofs, verify_log
+from modelvault.audit.cosigned import check_cosigned, read_cosigned
 from modelvault.audit.segments import Segment
 from modelvault.audit.verification import _extends, _kept, _read
+from modelvault.auditterms import AuditTerms
+from modelvault.checkpoint import Checkpoint
 from modelvault.cli import main as cli
 from modelvault.container import MAX_ENVELOPE, PRELUDE, Header, Prelude
+from modelvault.cosignature import VerifierKey, cosigned_at
 from modelvault.envelope import Envelope
-from modelvault.errors import AuditTampered, FormatError, ModelVaultError, PayloadTampered
+from modelvault.errors import AuditTampered, FormatError, ModelVaultError, PayloadTampered, SignatureInvalid
 from modelvault.keys import HostPublic, PublisherPublic, RecipientPublic, store
 from modelvault.keys.owner import OwnerSecret
 from modelvault.manifest import BLOCK, ModelStatement
@@ -278,11 +282,39 @@ def checkpoint(case: Case) -> tuple[Check, Check, list[str]]:
 
 def proof(case: Case) -> tuple[Check, Check, list[str]]:
     path, key = case.file("p.tlog-proof"), case.file("host.pub", case.keys[0])
+    chain = case.file("chain", base64.b64decode(case.one("succession")))
+    more = ["--succession", str(chain)] if "succession" in case.header else []
+
+    def checked(text: str, host: HostPublic) -> None:
+        keys = proofs.follow(host, proofs.split_proofs(chain.read_text("utf-8")), "s")
+        proofs.check_proof(text, keys, "p")
+
     return (
-        lambda: proofs.check_proof(case.data.decode(), [case.host], "p"),
-        lambda: proofs.check_proof(path.read_text("utf-8"), [store.load_host_public(str(key))], "p"),
-        ["audit", "check-proof", str(path), "--key", str(key)],
+        lambda: checked(case.data.decode(), case.host),
+        lambda: checked(path.read_text("utf-8"), store.load_host_public(str(key))),
+        ["audit", "check-proof", str(path), "--key", str(key), *more],
     )
+
+
+def cosignature(case: Case) -> tuple[Check, Check, list[str]]:
+    """Every witness of the header must have cosigned the note."""
+    log, note = case.file("audit.log", other(case.one("log"))), case.file("cosigned")
+    key, witnesses = case.file("host.pub", case.keys[0]), case.header["witness"]
+    asked = [word for text in witnesses for word in ("--cosigned-by", text)]
+
+    def in_memory() -> None:
+        for text in witnesses:
+            check_cosigned(case.data.decode(), VerifierKey.from_text(text, "witness"), "note")
+
+    def in_file() -> None:
+        found = read_cosigned(note)
+        for witness in AuditTerms.from_dict({"witnesses": witnesses}, "audit").witnesses:
+            Checkpoint.from_text(found.text, "note")
+            if cosigned_at(found, witness) is None:
+                raise SignatureInvalid("note: no line of a witness")
+        verify_log(log, case.host, against=found.to_text())
+
+    return in_memory, in_file, ["audit", "verify", str(log), "--key", str(key), "--against", str(note), *asked]
 
 
 def oms(case: Case) -> tuple[Check, Check, list[str]]:
@@ -317,6 +349,7 @@ CHECKS: dict[str, Callable[[Case], tuple[Check, Check, list[str]]]] = {
     "log": log,
     "checkpoint": checkpoint,
     "proof": proof,
+    "cosignature": cosignature,
     "oms": oms,
 }
 

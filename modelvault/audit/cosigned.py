@@ -27,6 +27,18 @@ def read_cosigned(path: Path) -> Note:
         raise FormatError(f"{path}: not UTF-8") from None
 
 
+def check_cosigned(text: str, witness: VerifierKey, source: str) -> datetime:
+    """When a witness cosigned this checkpoint.
+
+    Raises SignatureInvalid where it did not, or its signature is wrong; FormatError where this is no checkpoint.
+    """
+    note = Note.from_text(text, source)
+    Checkpoint.from_text(note.text, source)
+    if (moment := cosigned_at(note, witness)) is None:
+        raise SignatureInvalid(f"{source}: no cosignature by {witness.name}")
+    return moment
+
+
 def check_fresh(log: Path, witnesses: Sequence[VerifierKey], threshold: int, within: timedelta, now: datetime) -> None:
     """PolicyDenied unless ``threshold`` witnesses cosigned this log within the time before ``now``."""
     found, path = 0, cosigned_path(log)

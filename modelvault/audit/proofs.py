@@ -20,6 +20,9 @@ MAX_PROOF = 2**18
 MAX_HASHES = 63
 NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
 
+EpochKeys = Sequence[tuple[int, HostPublic]]
+"""The first record and the key of each epoch, from a log's first one on."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordProof:
@@ -88,8 +91,10 @@ def prove(log: Path, key: HostPublic, seq: int, *, note: str | None = None) -> R
     return RecordProof(index=seq, path=tuple(path), note=note or report.head, line=found[0].to_line())
 
 
-def check_proof(text: str, keys: Sequence[HostPublic], source: str) -> Record:
-    """The record that a proof shows to be in the log of a host. Its head must be signed by one of the epochs' ``keys``.
+def check_proof(text: str, keys: EpochKeys, source: str) -> Record:
+    """The record that a proof shows to be in the log of a host. Its head must be signed by the key of its epoch.
+
+    An old key signs no later head: whoever got hold of it cannot write the epochs after its own.
 
     Raises FormatError; SignatureInvalid where the head is not the host's, AuditTampered where the record is not below
     that head.
@@ -97,8 +102,10 @@ def check_proof(text: str, keys: Sequence[HostPublic], source: str) -> Record:
     proof = RecordProof.from_text(text, source)
     note = Note.from_text(proof.note, source)
     head = Checkpoint.from_text(note.text, source)
-    if not any(note.signed_by(head.origin, key) for key in keys):
-        raise SignatureInvalid(f"{source}: the head is not signed by {' or '.join(k.fingerprint for k in keys)}")
+    key = next((key for began, key in reversed(keys) if began < head.size), None)
+    if key is None or not note.signed_by(head.origin, key):
+        names = key.fingerprint if key else "a key of its epoch"
+        raise SignatureInvalid(f"{source}: the head of {head.size} records is not signed by {names}")
     if merkle.root_of_inclusion(merkle.leaf_hash(proof.line), proof.index, head.size, proof.path) != head.root:
         raise AuditTampered(f"{source}: the record is not in the log that the head signs")
     record = parse(proof.line, source)
@@ -127,14 +134,14 @@ def split_proofs(text: str) -> list[str]:
     return [PROOF_START + part for part in text.split(PROOF_START)[1:]]
 
 
-def follow(first: HostPublic, proofs: Sequence[str], source: str) -> list[HostPublic]:
+def follow(first: HostPublic, proofs: Sequence[str], source: str) -> list[tuple[int, HostPublic]]:
     """The keys of all epochs, from the pinned first one and a :func:`succession`. Raises as check_proof."""
-    keys = [first]
+    keys = [(0, first)]
     for number, text in enumerate(proofs):
         record = check_proof(text, keys[-1:], f"{source}: proof {number}")
         if record.event != ROTATED or record.epoch != number:
             raise FormatError(f"{source}: proof {number}: expected the end of epoch {number}")
-        keys.append(next_key(record, f"{source}: proof {number}"))
+        keys.append((record.seq + 1, next_key(record, f"{source}: proof {number}")))
     return keys
 
 

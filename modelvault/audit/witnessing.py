@@ -82,7 +82,7 @@ class Witness:
                 seen = self._read(origin.origin)
                 if seen is None:
                     return 404, TEXT, "unknown log\n"
-                record = check_proof(body, [seen.key], "proof")
+                record = check_proof(body, [(0, seen.key)], "proof")
                 if record.event != ROTATED:
                     return 400, TEXT, "the record hands over to no key\n"
                 following = next_key(record, "record")

@@ -1,5 +1,6 @@
 """Proofs that travel without the log, and the commands that make and check them."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 from audit.conftest import fill
 from modelvault.audit import AuditLog, LogKey, verify_log
 from modelvault.audit.proofs import RecordProof, check_proof, follow, prove, split_proofs, succession
-from modelvault.checkpoint import Note
+from modelvault.checkpoint import Checkpoint, Note, sign
 from modelvault.cli.main import cli, status_of
 from modelvault.errors import AuditTampered, FormatError, ModelVaultError, SignatureInvalid
 from modelvault.keys import HostKey, HostPublic
@@ -23,12 +24,12 @@ def test_every_record_is_proved_under_the_last_head_and_an_earlier_one(writer: A
     early = verify_log(writer.path, pinned)
     fill(writer, 13)
     for seq in range(24):
-        record = check_proof(prove(writer.path, pinned, seq).to_text(), [pinned], "proof")
+        record = check_proof(prove(writer.path, pinned, seq).to_text(), [(0, pinned)], "proof")
         assert record.seq == seq
         if seq < early.size:
             proof = prove(writer.path, pinned, seq, note=early.head)
             assert proof.note == early.head
-            assert check_proof(proof.to_text(), [pinned], "proof").seq == seq
+            assert check_proof(proof.to_text(), [(0, pinned)], "proof").seq == seq
     with pytest.raises(FormatError, match="no record 24"):
         prove(writer.path, pinned, 24)
     with pytest.raises(FormatError, match="no record 11"):
@@ -40,11 +41,11 @@ def test_a_changed_proof_is_refused(writer: AuditLog, pinned: HostPublic) -> Non
     text = prove(writer.path, pinned, 4).to_text()
     assert RecordProof.from_text(text, "proof").to_text() == text
     with pytest.raises(SignatureInvalid):
-        check_proof(text, [HostKey.generate().public], "proof")
+        check_proof(text, [(0, HostKey.generate().public)], "proof")
     for at in range(len(text)):
         other = "0" if text[at] != "0" else "1"
         with pytest.raises((FormatError, SignatureInvalid, AuditTampered)):
-            check_proof(text[:at] + other + text[at + 1 :], [pinned], "proof")
+            check_proof(text[:at] + other + text[at + 1 :], [(0, pinned)], "proof")
 
 
 @pytest.mark.parametrize(
@@ -71,17 +72,36 @@ def test_keys_of_later_epochs_follow_from_the_first(writer: AuditLog, pinned: Ho
     fill(writer, 1)
     chain = succession(writer.path, pinned)
     keys = follow(pinned, chain, "chain")
-    assert [k.fingerprint for k in keys] == [k.fingerprint for _, k in verify_log(writer.path, pinned).keys]
+    wanted = verify_log(writer.path, pinned).keys
+    assert [(began, k.fingerprint) for began, k in keys] == [(began, k.fingerprint) for began, k in wanted]
     text = prove(writer.path, pinned, 1).to_text()
     assert check_proof(text, keys, "proof").seq == 1
     with pytest.raises(SignatureInvalid):
-        check_proof(text, [pinned], "proof")
+        check_proof(text, [(0, pinned)], "proof")
     with pytest.raises(SignatureInvalid):
         follow(pinned, chain[1:], "chain")
     with pytest.raises(FormatError, match="end of epoch 0"):
         AuditLog(writer.path, LogKey.read(str(writer._file.key.path))).append("load.done")
-        follow(keys[-1], [text], "chain")
+        follow(keys[-1][1], [text], "chain")
     assert split_proofs("".join(chain)) == chain
+
+
+def test_an_old_key_signs_no_head_of_a_later_epoch(writer: AuditLog, pinned: HostPublic) -> None:
+    """Who kept the first epoch's key writes a history of its own beyond that epoch's end."""
+    old = LogKey.read(str(writer._file.key.path)).present
+    fill(writer, 2)
+    writer.rotate()
+    fill(writer, 5)
+    keys = follow(pinned, succession(writer.path, pinned), "chain")
+    honest = prove(writer.path, pinned, 6)
+    head = Checkpoint.from_text(Note.from_text(honest.note, "note").text, "note")
+    forged = dataclasses.replace(honest, note=sign(head, old).to_text())
+    assert check_proof(forged.to_text(), [(0, pinned)], "proof").seq == 6
+    assert check_proof(honest.to_text(), keys, "proof").seq == 6
+    with pytest.raises(SignatureInvalid, match="head of 9 records"):
+        check_proof(forged.to_text(), keys, "proof")
+    with pytest.raises(SignatureInvalid, match="a key of its epoch"):
+        check_proof(honest.to_text(), [], "proof")
 
 
 def command(*args: Any) -> Any:

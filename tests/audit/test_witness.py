@@ -1,5 +1,6 @@
 """The witness, a real process over HTTP on loopback: it cosigns logs that only grow."""
 
+import json
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from conftest import Parties
 
 from audit.conftest import fill
 from modelvault import merkle
+from modelvault._codec import format_time
 from modelvault.audit import AuditLog, LogKey, read_leaves, verify_log
 from modelvault.audit.cosigned import check_fresh, cosigned_path
 from modelvault.audit.proofs import check_proof, prove
@@ -23,6 +25,7 @@ from modelvault.audit.tip import state_path
 from modelvault.audit.witness import submit
 from modelvault.audit.witnessing import Witness
 from modelvault.checkpoint import Note
+from modelvault.cli.main import main
 from modelvault.cosignature import VerifierKey, cosigned_at
 from modelvault.errors import AuditTampered, FileError, FormatError, PolicyDenied, SignatureInvalid
 from modelvault.keys import HostKey, HostPublic
@@ -70,7 +73,7 @@ def test_a_growing_log_is_cosigned(service: Service, writer: AuditLog, pinned: H
         assert note.to_text() == cosigned_path(writer.path).read_text()
         assert verify_log(writer.path, pinned, against=note.to_text()).size >= 4
     proof = prove(writer.path, pinned, 2, note=note.to_text()).to_text()
-    assert check_proof(proof, [pinned], "proof").seq == 2
+    assert check_proof(proof, [(0, pinned)], "proof").seq == 2
     assert cosigned_at(Note.from_text(proof.split("\n\n", 1)[1], "note"), service.verifier) == moment
     with urllib.request.urlopen(f"{service.url}/checkpoint?{verify_log(writer.path, pinned).origin}") as answer:
         kept = answer.read().decode()
@@ -208,3 +211,27 @@ def test_verifier_keys(pinned: HostPublic) -> None:
     for bad in ("", "x", key.to_text().replace(number[1], "00000000"), key.to_text()[:-4], "a+00000000+AQ=="):
         with pytest.raises(FormatError):
             VerifierKey.from_text(bad, "key")
+
+
+def test_an_auditor_checks_a_witness_s_line(
+    service: Service, writer: AuditLog, pinned: HostPublic, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(writer, 3)
+    _, moment = submit(writer.path, pinned, service.url, service.verifier)
+    key, plain = tmp_path / "pinned.pub", tmp_path / "plain"
+    key.write_bytes(pinned.to_pem())
+    plain.write_text(verify_log(writer.path, pinned).head)
+    command = ["audit", "verify", str(writer.path), "--key", str(key), "--cosigned-by", service.verifier.to_text()]
+
+    def status(*more: str) -> int:
+        with pytest.raises(SystemExit) as ended:
+            main([*command, *more])
+        return int(ended.value.code or 0)
+
+    assert status("--against", str(cosigned_path(writer.path)), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["cosigned"] == {service.verifier.name: format_time(moment)}
+    assert status("--against", str(cosigned_path(writer.path))) == 0
+    assert f"cosigned by {service.verifier.name}" in capsys.readouterr().out
+    assert status("--against", str(plain)) == 8
+    assert status() == 2
+    assert "no cosignature by" in capsys.readouterr().err

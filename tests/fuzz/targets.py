@@ -313,7 +313,7 @@ def audit_usage(data: bytes) -> None:
 @target
 def audit_proof(data: bytes) -> None:
     for part in proofs.split_proofs(text(data))[:4]:
-        proofs.check_proof(part, [host()], "proof")
+        proofs.check_proof(part, [(0, host())], "proof")
 
 
 @target

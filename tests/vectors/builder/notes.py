@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-from vectors.builder.base import HOST, STRANGER, WITNESS, Vector, b64, sha
-from vectors.builder.logs import ORIGIN, Log, good, line, note
+from vectors.builder.base import HOST, NEXT, STRANGER, WITNESS, Key, Vector, b64, sha
+from vectors.builder.logs import ORIGIN, good, line, note, rotated
+from vectors.builder.sealed import tree
 
 Case = tuple[str, str, str, bytes]
 
@@ -14,6 +15,8 @@ def vectors() -> Iterator[Vector]:
         yield Vector("checkpoint", name, about, expect, data, header)
     for name, about, expect, data in _proofs():
         yield Vector("proof", name, about, expect, data, header[:1])
+    for name, about, expect, data, chain in _epochs():
+        yield Vector("proof", name, about, expect, data, (*header[:1], ("succession", b64(chain))))
 
 
 def _checkpoints() -> Iterator[Case]:
@@ -62,19 +65,14 @@ def _checkpoints() -> Iterator[Case]:
         yield name, f"no checkpoint: {name}", "FormatError", data
 
 
-def _path(log: Log, index: int) -> list[bytes]:
+def _path(leaves: list[bytes], index: int) -> list[bytes]:
     """RFC 6962 section 2.1.1."""
-    from vectors.builder.sealed import tree
-
-    def path(index: int, leaves: list[bytes]) -> list[bytes]:
-        if len(leaves) == 1:
-            return []
-        split = 1 << (len(leaves) - 1).bit_length() - 1
-        if index < split:
-            return [*path(index, leaves[:split]), tree(leaves[split:])]
-        return [*path(index - split, leaves[split:]), tree(leaves[:split])]
-
-    return path(index, log.leaves)
+    if len(leaves) == 1:
+        return []
+    split = 1 << (len(leaves) - 1).bit_length() - 1
+    if index < split:
+        return [*_path(leaves[:split], index), tree(leaves[split:])]
+    return [*_path(leaves[split:], index - split), tree(leaves[:split])]
 
 
 def _proofs() -> Iterator[Case]:
@@ -83,7 +81,7 @@ def _proofs() -> Iterator[Case]:
 
     def proof(index: int, *, text: bytes | None = None, number: str | None = None, path: list[bytes] | None = None,
               head: str | None = None, start: str = "c2sp.org/tlog-proof@v1") -> bytes:  # fmt: skip
-        hashes = "".join(f"{b64(h)}\n" for h in (_path(log, index) if path is None else path))
+        hashes = "".join(f"{b64(h)}\n" for h in (_path(log.leaves, index) if path is None else path))
         top = f"{start}\nextra {b64(records[index] if text is None else text)}\nindex {number or index}\n{hashes}"
         return f"{top}\n{note(log.text()) if head is None else head}".encode()
 
@@ -91,10 +89,10 @@ def _proofs() -> Iterator[Case]:
         yield f"good-{index}", f"record {index} of seven", "accepted", proof(index)
     yield "record", "another record", "modified", proof(3, text=records[4])
     yield "index", "another index", "modified", proof(3, number="4")
-    yield "path-short", "a hash is missing", "FormatError", proof(3, path=_path(log, 3)[:-1])
-    yield "path-long", "a hash too many", "FormatError", proof(3, path=[*_path(log, 3), bytes(32)])
-    yield "path-order", "the hashes in reverse", "modified", proof(3, path=_path(log, 3)[::-1])
-    yield "path-hash", "a hash was changed", "modified", proof(3, path=[bytes(32), *_path(log, 3)[1:]])
+    yield "path-short", "a hash is missing", "FormatError", proof(3, path=_path(log.leaves, 3)[:-1])
+    yield "path-long", "a hash too many", "FormatError", proof(3, path=[*_path(log.leaves, 3), bytes(32)])
+    yield "path-order", "the hashes in reverse", "modified", proof(3, path=_path(log.leaves, 3)[::-1])
+    yield "path-hash", "a hash was changed", "modified", proof(3, path=[bytes(32), *_path(log.leaves, 3)[1:]])
     yield "index-beyond", "an index beyond the head", "FormatError", proof(6, number="7")
     yield "head-stranger", "a head signed by another key", "SignatureInvalid", proof(3, head=note(log.text(), STRANGER))
     yield (
@@ -124,6 +122,40 @@ def _proofs() -> Iterator[Case]:
     foreign = b'{"leaf":"' + b64(bytes(32)).encode() + b'"}'
     yield "leaf", "a pruned record for a record", "FormatError", _single(foreign)
     yield "seq", "a record with another number", "FormatError", _single(records[1])
+
+
+def _epochs() -> Iterator[tuple[str, str, str, bytes, bytes]]:
+    """Proofs of the six records of log/good-epochs.vec, the first epoch of which ends with record 3."""
+    log = rotated()
+    records = [t for lines in [*log.closed, log.lines] for t in lines if not t.startswith(b'{"checkpoint"')]
+
+    def proof(index: int, size: int = 6, key: Key = NEXT, *, text: bytes | None = None) -> bytes:
+        leaves = log.leaves if text is None else [*log.leaves[:index], sha(b"\0", text), *log.leaves[index + 1 :]]
+        top = f"c2sp.org/tlog-proof@v1\nextra {b64(text or records[index])}\nindex {index}\n"
+        hashes = "".join(f"{b64(h)}\n" for h in _path(leaves[:size], index))
+        head = note(f"{ORIGIN}\n{size}\n{b64(tree(leaves[:size]))}\n", key)
+        return f"{top}{hashes}\n{head}".encode()
+
+    chain, later = proof(3, 4, HOST), proof(5)
+    yield "epoch-good", "a record of the second epoch", "accepted", later, chain
+    yield "epoch-first", "a record of the first epoch under its last head", "accepted", proof(1, 4, HOST), chain
+    yield "epoch-both", "a record of the first epoch under the second's head", "accepted", proof(1), chain
+    wrong = "SignatureInvalid"
+    yield "epoch-unknown", "a head of the second epoch, whose key nothing leads to", wrong, later, b""
+    yield "epoch-old-key", "a head of the second epoch, signed by the first one's key", wrong, proof(5, 6, HOST), chain
+    yield "epoch-new-key", "a head of the first epoch, signed by the second one's key", wrong, proof(1, 4), chain
+    yield "succession-stranger", "the next key is named under a stranger's head", wrong, later, proof(3, 4, STRANGER)
+    yield "succession-twice", "the same end of an epoch twice", wrong, later, chain + chain
+    yield "succession-hash", "another record's path", "modified", later, chain.replace(b"index 3", b"index 2")
+    yield "succession-record", "a record that names no key", "FormatError", later, proof(2, 4, HOST)
+    changed = {
+        "next": ("a fingerprint that is not the next key's", NEXT.fingerprint, HOST.fingerprint),
+        "public": ("a next key of 31 bytes", b64(NEXT.raw), b64(NEXT.raw[:31])),
+        "epoch": ("the end of another epoch", '"epoch":0', '"epoch":1'),
+    }
+    for name, (about, old, new) in changed.items():
+        text = records[3].replace(old.encode(), new.encode())
+        yield f"succession-{name}", about, "FormatError", later, proof(3, 4, HOST, text=text)
 
 
 def _single(text: bytes) -> bytes:

@@ -94,7 +94,18 @@ def signed(payload: bytes, keys: tuple[Key, ...] = (PUBLISHER,), **changes: Any)
 
 
 def vectors() -> Iterator[Vector]:
-    for group in (_good, _prelude, _frames, _envelopes, _signatures, _statements, _extents, _terms, _payloads):
+    for group in (
+        _good,
+        _prelude,
+        _frames,
+        _envelopes,
+        _signatures,
+        _statements,
+        _variants,
+        _extents,
+        _terms,
+        _payloads,
+    ):
         for name, about, expect, data, *more in group():
             yield make(name, about, expect, data, *more)
 
@@ -133,6 +144,8 @@ def _good() -> Iterator[Case]:
     yield "good-fraction", "a time with a fraction and another zone", "accepted", signed(
         model(created="2026-11-25T14:00:00.25+02:00")
     )  # fmt: skip
+    allowed = [*sorted(f"rule-{n}" for n in range(62)), "x" * 64, "zip-bomb"]
+    yield "good-scan-allowed", "64 rules that the publisher let pass", "accepted", signed(model(scanAllowed=allowed))
     yield "good-variants", "slots of weights that are sealed twice", "accepted", _with(
         [("graph", 5), ("weights", 1024), ("variants", 8 * 104), ("index", 3)], fingerprint=FINGERPRINT
     )  # fmt: skip
@@ -381,6 +394,18 @@ def _statements() -> Iterator[Case]:
         "io-list": ("a list for io", model(io=[])),
         "plain-digest": ("half a digest of the plain files", model(plainSignature={"digest": "00", "signers": []})),
         "plain-key": ("an unknown key in plainSignature", model(plainSignature={"digest": "0" * 64, "signers": [], "x": 1})),
+        "scan-allowed-none": ("no rule that was let pass", model(scanAllowed=[])),
+        "scan-allowed-text": ("a text for the rules that were let pass", model(scanAllowed="zip-bomb")),
+        "scan-allowed-number": ("a number among the rules", model(scanAllowed=[1])),
+        "scan-allowed-65": ("65 rules", model(scanAllowed=sorted(f"rule-{n}" for n in range(65)))),
+        "scan-allowed-order": ("rules that are not sorted", model(scanAllowed=["zip-bomb", "pickle"])),
+        "scan-allowed-twice": ("a rule twice", model(scanAllowed=["pickle", "pickle"])),
+        "scan-allowed-upper": ("an upper-case letter in a rule", model(scanAllowed=["Pickle"])),
+        "scan-allowed-hyphen": ("a rule that begins with a hyphen", model(scanAllowed=["-pickle"])),
+        "scan-allowed-empty": ("an empty name of a rule", model(scanAllowed=[""])),
+        "scan-allowed-long": ("a name of 65 characters", model(scanAllowed=["x" * 65])),
+        "scan-allowed-newline": ("a line break at a rule's end", model(scanAllowed=["pickle\n"])),
+        "scan-allowed-unicode": ("a letter beyond ASCII", model(scanAllowed=["\u00e4"])),
         "watermark-scheme": ("an unknown watermark scheme", model(watermark={**WATERMARK, "scheme": "other"})),
         "watermark-owner": ("an owner that is no fingerprint", model(watermark={**WATERMARK, "owner": "acme"})),
         "watermark-strength": ("a strength of 0", model(watermark={**WATERMARK, "strength": 0})),
@@ -391,9 +416,44 @@ def _statements() -> Iterator[Case]:
     }  # fmt: skip
     blind = {"publishers-text", "publishers-numbers", "io-list", "number-huge", "plain-digest", "plain-key"}
     for name, (about, data) in cases.items():
-        skip = name in blind or name.startswith(("watermark", "fingerprint", "created"))
+        skip = name in blind or name.startswith(("watermark", "fingerprint", "created", "scan"))
         minimal = "unknown" if skip and name != "created-missing" else ""
         yield f"statement-{name}", about, "FormatError", _raw(envelope(data)), minimal
+
+
+def _variants() -> Iterator[Case]:
+    """Fingerprints of every size have a store of that size, unless that is what is wrong."""
+    cases: dict[str, tuple[str, dict[str, Any]]] = {
+        "slots-eights": ("9 slots", {"slots": 9}),
+        "length-64": ("slots of 96 bytes", {"length": 96}),
+        "length-0": ("slots of 0 bytes", {"length": 0}),
+        "coalition-0": ("a coalition of 0", {"coalition": 0}),
+        "coalition-17": ("a coalition of 17", {"coalition": 17}),
+        "coalition-missing": ("no coalition", {"coalition": None}),
+        "commitment": ("62 hex digits of a commitment", {"commitment": "0" * 62}),
+        "original": ("upper-case hex digits of an original", {"original": "A" * 64}),
+        "owner": ("an owner that is no fingerprint", {"owner": "acme"}),
+        "unknown-key": ("an unknown key", {"recipients": 3}),
+    }
+    for name, (about, changes) in cases.items():
+        mark = changed(FINGERPRINT, changes)
+        store = mark["slots"] * (mark["length"] + 32)
+        sizes = [("graph", 5), ("weights", mark["slots"] * mark["length"]), ("variants", store), ("index", 3)]
+        yield f"fingerprint-{name}", about, "FormatError", _with(sizes, fingerprint=mark), "unknown"
+    sizes = [("graph", 5), ("weights", 1024), ("variants", 8 * 96), ("index", 3)]
+    yield "fingerprint-none", "variants, and no fingerprint", "FormatError", _with(sizes), "unknown"
+    short = [("graph", 5), ("weights", 1024), ("variants", 8 * 96 - 1), ("index", 3)]
+    yield (
+        "fingerprint-short",
+        "a byte of the variants is missing",
+        "FormatError",
+        _with(short, fingerprint=FINGERPRINT),
+        "unknown",
+    )
+    twice = [("graph", 5), ("weights", 1024), ("variants", 8 * 96), ("variants", 8 * 96), ("index", 3)]
+    yield "fingerprint-twice", "variants twice", "FormatError", _with(twice, fingerprint=FINGERPRINT)
+    late = [("graph", 5), ("weights", 1024), ("asset", 1), ("variants", 8 * 96), ("index", 3)]
+    yield "fingerprint-late", "variants after an asset", "FormatError", _with(late, fingerprint=FINGERPRINT)
 
 
 def _extents() -> Iterator[Case]:
