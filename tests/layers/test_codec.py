@@ -1,5 +1,8 @@
 """Strict codecs at their edges: what passes, what is refused, and in which words."""
 
+import base64
+import binascii
+import itertools
 import re
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -28,6 +31,20 @@ def test_base64() -> None:
     ):
         with refused(words):
             _codec.b64decode(value, "f")
+
+
+def test_base64_has_one_spelling() -> None:
+    for text in ("".join(t) for size in range(7) for t in itertools.product("AB/=\n", repeat=size)):
+        try:
+            data = _codec.b64decode(text, "f")
+        except FormatError:
+            try:
+                data = base64.b64decode(text, validate=True)
+            except binascii.Error:
+                continue
+            assert _codec.b64encode(data) != text
+        else:
+            assert _codec.b64encode(data) == text
 
 
 def test_canonical_json() -> None:

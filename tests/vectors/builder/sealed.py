@@ -134,7 +134,7 @@ def _good() -> Iterator[Case]:
         model(created="2026-11-25T14:00:00.25+02:00")
     )  # fmt: skip
     yield "good-variants", "slots of weights that are sealed twice", "accepted", _with(
-        [("graph", 5), ("weights", 1024), ("variants", 8 * 96), ("index", 3)], fingerprint=FINGERPRINT
+        [("graph", 5), ("weights", 1024), ("variants", 8 * 104), ("index", 3)], fingerprint=FINGERPRINT
     )  # fmt: skip
 
 
@@ -424,11 +424,11 @@ def _extents() -> Iterator[Case]:
         "length-bool": ("a length of true", [{**graph, "length": True}, weights, index]),
         "unknown-key": ("an unknown key in an extent", [{**graph, "key": 0}, weights, index]),
         "text": ("a text for an extent", ["graph"]),
-        "variants": ("variants without a fingerprint", extents([("graph", 1), ("variants", 768), ("index", 1)])),
+        "variants": ("variants without a fingerprint", extents([("graph", 1), ("variants", 832), ("index", 1)])),
     }  # fmt: skip
     for name, (about, found) in cases.items():
         yield f"extents-{name}", about, "FormatError", _raw(envelope(model(extents=found)))
-    short = _with([("graph", 5), ("weights", 1024), ("variants", 8 * 96 - 1), ("index", 3)], fingerprint=FINGERPRINT)
+    short = _with([("graph", 5), ("weights", 1024), ("variants", 8 * 104 - 1), ("index", 3)], fingerprint=FINGERPRINT)
     yield "extents-variants-length", "variants a byte too short for the slots", "FormatError", short, "unknown"
 
 
