@@ -90,10 +90,17 @@ def test_data_from_one_kibibyte_on_is_large(size: int, moved: bool) -> None:
 def test_a_model_without_large_data_is_left_as_it_is() -> None:
     many = helper.make_node("Custom", ["x"], ["y"], domain="d", many=[tensor("w", 5000)])  # not looked into
     data = model(tensor("w", 100), nodes=[many], producer_name="p" * 3000).SerializeToString()
-    unknown = b"\x38\x05" + b"\xb9\x06" + bytes(8) + b"\xbd\x06" + bytes(4)  # the graph's number, but no message; 103
+    unknown = (
+        b"\x38\x05" + b"\xb9\x06" + b"\xff" * 8 + b"\xbd\x06" + b"\xff" * 4
+    )  # the graph's number, but no message; 103
     for end in (b"", unknown, b"\xb8\x06" + b"\xff" * 9 + b"\x01"):
         assert graph_of(data + end) == data + end
     assert graph_of(b"") == b""
+
+
+@pytest.mark.parametrize("value", [0, 1, 127, 128, 129, 16383, 16384, 2**35])
+def test_numbers(value: int) -> None:
+    assert lean._number(value) == varint(value)
 
 
 def raw(size: int) -> bytes:

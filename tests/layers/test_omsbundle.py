@@ -248,9 +248,10 @@ def test_a_signature_without_a_name_may_be_anybody_s() -> None:
         signatures = Signature(keyid="", sig=strange), Signature(keyid=name, sig=sig)
         found = UnverifiedSignature(payload=statement(), signatures=signatures)
         assert found.verified_by([key.public], "b").name == "bert"
-    wrong = UnverifiedSignature(payload=statement(), signatures=(Signature(keyid=other.public.fingerprint, sig=sig),))
-    with refused(f"b: not signed by {named}", SignatureInvalid):
-        wrong.verified_by([key.public], "b")
+    for name, bad in ((other.public.fingerprint, sig), ("", strange), (named, strange)):
+        wrong = UnverifiedSignature(payload=statement(), signatures=(Signature(keyid=name, sig=bad),))
+        with refused(f"b: not signed by {named}", SignatureInvalid):
+            wrong.verified_by([key.public], "b")
     sig = key.sign(pre_authentication(b"1"))
     unreadable = UnverifiedSignature(payload=b"1", signatures=(Signature(keyid="", sig=sig),))
     with refused("b: statement: expected an object, got int"):

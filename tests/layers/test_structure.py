@@ -261,6 +261,12 @@ def test_functions() -> None:
     ]
 
 
+def test_graphs_of_functions() -> None:
+    made = function("f", node("Loop", ["a"], ["c"], body=graph("body", [node("Add", ["i", "a"], ["s"])], ["i"], ["s"])))
+    found = main([node("f", ["x"], ["y"], domain="own")], functions=[made])
+    assert found.nodes[0].inputs == (("formal", 1, 0), ("formal", 0, 0))
+
+
 def test_functions_that_call_themselves() -> None:
     made = function("f", node("g", ["a"], ["c"], domain="own")), function("g", node("f", ["a"], ["c"], domain="own"))
     with refused("m: function 'own::f' calls itself"):

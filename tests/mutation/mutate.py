@@ -21,7 +21,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 MODULES = (
-    "_codec", "_files", "_memory", "_primitives",
+    "_codec", "_files", "_memory", "_primitives", "errors",
     "keys/cost", "keys/material", "keys/owner", "keys/pem", "keys/remote", "keys/sources", "keys/store",
     "checkpoint", "commitment", "container", "cosignature", "envelope", "envelopes", "filekey", "graphcheck", "index",
     "manifest", "merkle", "omsbundle", "policy", "termtable", "variants",
@@ -47,9 +47,10 @@ Written by `python tests/mutation/mutate.py FOLDER` with [mutmut](https://mutmut
 one small change of the code (another operator, constant, argument, text), and is killed where a test of `tests/layers`
 fails or runs without end. Layers 0 to 2 hold everything that reads or writes a format, a key or a signature.
 
-Not mutated: `keys/awskms`, `keys/pkcs11`, `keys/tpm2` and `keys/vault`, whose tests need a running service each;
-and what mutmut leaves alone everywhere: decorated functions other than class and static methods (properties, context
-managers), constants of modules, and annotations. These are held by the branch coverage of `.ci/run` alone.
+Not mutated: the modules of `keys` for one service each (`awskms`, `azurekms`, `gcpkms`, `pkcs11`, `tpm2`, `vault`),
+whose tests need that service; and what mutmut leaves alone everywhere: decorated functions other than class and static
+methods (properties, context managers), constants of modules, and annotations. These are held by the branch coverage of
+`.ci/run` alone.
 
 A run that is cut short lists what it did not reach; the same command goes on from there.
 
