@@ -40,7 +40,9 @@ def _product(numbers: list[int]) -> int:
 
 def _first(data: bytes) -> bytes:
     """The body of the element that ``data`` begins with."""
-    return next(_bodies(data), (0, b""))[1]
+    for _, body in _bodies(data):
+        return body
+    return b""
 
 
 def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -53,14 +55,14 @@ def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _bodies(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(tag, body) of the DER elements in ``data``; IndexError where one runs over its end."""
+    """(tag, body) of the DER elements in ``data``; IndexError where one has no length, or too long a one."""
     at = 0
     while at < len(data):
         tag, size, start = data[at], data[at + 1], at + 2
-        if size >= 0x80:
-            start += size - 0x80
+        if size & 0x80:
+            start += size & 0x7F
             size = int.from_bytes(data[at + 2 : start], "big")
-        if start + size > len(data):
+        if start + size > len(data) or data[at + 1] == 0x80:
             raise IndexError
         yield tag, data[start : start + size]
         at = start + size

@@ -227,7 +227,7 @@ class HostPublic(_Public):
     def from_bytes(cls, raw: bytes, source: str) -> Self:
         """From the raw key, 32 bytes. Raises FormatError."""
         try:
-            return cls.of([ed25519.Ed25519PublicKey.from_public_bytes(raw)], source)
+            return cls.of([ed25519.Ed25519PublicKey.from_public_bytes(raw)])
         except ValueError:
             raise FormatError(f"{source}: not an Ed25519 public key") from None
 

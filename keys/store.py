@@ -46,7 +46,7 @@ def check_key_name(name: str) -> str:
 def find(role: str, reference: str, suffix: str) -> Path:
     """A path, or the name of a key in the home folder; KeyUnavailable where there is no such file."""
     path = Path(reference)
-    if not ("/" in reference or os.sep in reference or _files.exists(path)):
+    if not ("/" in reference or _files.exists(path)):
         path = folder(role) / f"{check_key_name(reference)}{suffix}"
     if not (_files.exists(path) and path.is_file()):
         raise KeyUnavailable(f"{role} key {reference!r}: not found at {path}")

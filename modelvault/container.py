@@ -89,8 +89,8 @@ def _split_grants(data: bytes, source: str) -> tuple[bytes, ...]:
         if len(grants) == MAX_GRANT_COUNT:
             raise FormatError(f"{source}: grants: more than {MAX_GRANT_COUNT}")
         start = at + _LENGTH.size
-        end = start + (_LENGTH.unpack_from(data, at)[0] if start <= len(data) else 0)
-        if start > len(data) or end > len(data) or end == start:
+        end = start + int.from_bytes(data[at:start], "big")
+        if end > len(data) or end == start:
             raise FormatError(f"{source}: grants[{len(grants)}]: length does not fit")
         grants.append(data[start:end])
         at = end

@@ -1,6 +1,5 @@
 """Decrypt a sealed payload into private memory: one pass that hashes and decrypts, all of it undone on any doubt."""
 
-import itertools
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +12,8 @@ from modelvault.graphcheck import check_sealed_graph
 from modelvault.index import Index
 from modelvault.manifest import BLOCK, Extent
 from modelvault.sealedfile import Progress, SealedFile, in_threads
-from modelvault.variants import MasterKey, SlotReader
+from modelvault.slotfilling import SlotFiller
+from modelvault.variants import MasterKey
 
 
 @dataclass(slots=True, repr=False)
@@ -37,10 +37,11 @@ class Decrypted:
 
 @dataclass(slots=True)
 class _Room:
-    """Where each extent's plain bytes go; weights extents share one buffer."""
+    """Where each extent's plain bytes go; weights extents share one buffer, in which each begins at its ``start``."""
 
     buffers: list[SecureBuffer] = field(default_factory=list)
     places: dict[int, memoryview] = field(default_factory=dict)
+    starts: dict[int, int] = field(default_factory=dict)
 
 
 def decrypt(
@@ -60,8 +61,9 @@ def decrypt(
     try:
         if check_buffers:
             check_buffers(all(b.locked for b in room.buffers))
-        _fill(sealed, key, room, progress)
-        return _open_index(sealed, room, key, tensors=tensors or isinstance(key.variants, MasterKey))
+        slots = _slot_filler(sealed, key, room)
+        _fill(sealed, key, room, slots, progress)
+        return _open_index(sealed, room, slots, tensors=tensors or isinstance(key.variants, MasterKey))
     except BaseException:
         for buffer in room.buffers:
             buffer.wipe()
@@ -75,6 +77,7 @@ def _make_room(extents: tuple[Extent, ...]) -> _Room:
     for number, extent in enumerate(extents):
         if extent.kind == "weights":
             room.places[number] = weights.view[at : at + extent.plain]
+            room.starts[number] = at
             at += extent.plain
         else:
             room.buffers.append(SecureBuffer(extent.plain))
@@ -82,18 +85,35 @@ def _make_room(extents: tuple[Extent, ...]) -> _Room:
     return room
 
 
-def _fill(sealed: SealedFile, key: FileKey, room: _Room, progress: Progress | None) -> None:
-    numbers = {extent.offset: number for number, extent in enumerate(sealed.statement.extents)}
-    scratch = threading.local()
+def _slot_filler(sealed: SealedFile, key: FileKey, room: _Room) -> SlotFiller | None:
+    variants, source = sealed.statement.variants, f"{sealed.path}: variants"
+    if variants is None:
+        return None
+    if key.variants is None:
+        raise FormatError(f"{source}: expected keys of them beside the file key")
+    weights, _, store, *_ = room.buffers
+    return SlotFiller(variants, key.variants, weights.view, store.view, source)
+
+
+def _fill(sealed: SealedFile, key: FileKey, room: _Room, slots: SlotFiller | None, progress: Progress | None) -> None:
+    extents, scratch = sealed.statement.extents, threading.local()
+    numbers = {extent.offset: number for number, extent in enumerate(extents)}
+    order = sorted(extents, key=lambda e: e.kind != "variants")  # first: then slots are filled beside other work
 
     def work(extent: Extent) -> list[bytes]:
         if not hasattr(scratch, "view"):
             scratch.view = memoryview(bytearray(BLOCK))
         number = numbers[extent.offset]
-        return _decrypt_extent(sealed, key, extent, number, room.places[number], scratch.view, progress)
+        leaves = _decrypt_extent(sealed, key, extent, number, room.places[number], scratch.view, progress)
+        if slots and extent.kind == "variants":
+            slots.store_is_plain()
+        elif slots and extent.kind == "weights":
+            slots.region_is_plain(room.starts[number], room.starts[number] + extent.plain)
+        return leaves
 
     try:
-        sealed.check_root(in_threads(work, list(sealed.statement.extents)))
+        found = dict(zip((e.offset for e in order), in_threads(work, order), strict=True))
+        sealed.check_root([found[extent.offset] for extent in extents])
     finally:
         for place in room.places.values():
             place.release()
@@ -126,39 +146,21 @@ def _decrypt_extent(
     return leaves
 
 
-def _open_index(sealed: SealedFile, room: _Room, key: FileKey, *, tensors: bool) -> Decrypted:
+def _open_index(sealed: SealedFile, room: _Room, slots: SlotFiller | None, *, tensors: bool) -> Decrypted:
     weights, graph, *rest = room.buffers
     source = str(sealed.path)
     index = _read_index(rest.pop(), f"{source}: index", tensors=tensors)
-    store = rest.pop(0) if sealed.statement.variants else None
+    store = rest.pop(0) if slots else None
     if [a.size for a in index.assets] != [b.size for b in rest]:
         raise FormatError(f"{source}: index.assets: not the assets of the statement")
     if index.region > weights.size:
         raise FormatError(f"{source}: index.region: expected at most {weights.size}, got {index.region}")
     check_sealed_graph(graph.mapped, index.region, source)
-    if store is not None:
-        _fill_slots(sealed, index, key, weights, store)
+    if slots and store:
+        slots.finish(index.tensors)
         store.wipe()
     named = {entry.path: buffer for entry, buffer in zip(index.assets, rest, strict=True)}
     return Decrypted(graph=graph, weights=weights, index=index, assets=named)
-
-
-def _fill_slots(sealed: SealedFile, index: Index, key: FileKey, weights: SecureBuffer, store: SecureBuffer) -> None:
-    """Decrypt this key's variant of every slot straight into its place."""
-    variants, source = sealed.statement.variants, str(sealed.path)
-    if variants is None or key.variants is None or len(index.slots) != variants.slots:
-        raise FormatError(f"{source}: index.slots: not the slots of the statement")
-    for before, after in itertools.pairwise((-variants.length, *index.slots, index.region)):
-        if before + variants.length > after:
-            raise FormatError(f"{source}: index.slots: a slot at {after} overlaps another, or the region's end")
-    with weights.view[: index.region] as region:
-        reader = SlotReader(variants, index.slots, region, store.view)
-        if isinstance(key.variants, MasterKey):
-            from modelvault.fingerprint.base import restore
-
-            restore(reader, key.variants, index.tensors, source)
-        else:
-            reader.choose(key.variants, source)
 
 
 def _read_index(buffer: SecureBuffer, source: str, *, tensors: bool) -> Index:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from modelvault._codec import Fields, b64encode, json_decode, json_encode
+from modelvault._codec import Fields, b64decode, b64encode, json_decode, json_encode
 from modelvault.errors import FormatError
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -45,15 +45,14 @@ class Envelope:
     signatures: tuple[Signature, ...]
 
     def to_bytes(self) -> bytes:
-        signatures = [{"keyid": s.keyid, "sig": b64encode(s.sig)} for s in self.signatures]
-        return json_encode({"payload": b64encode(self.payload), "payloadType": PAYLOAD_TYPE, "signatures": signatures})
+        return _spelled(b64encode(self.payload), self.signatures)
 
     @classmethod
     def from_bytes(cls, data: bytes, field: str, *, limit: int) -> "Envelope":
         """Parse; FormatError names the field below ``field``."""
         fields = Fields(json_decode(data, field, limit=limit), field)
         fields.exactly("payloadType", PAYLOAD_TYPE)
-        payload = fields.binary("payload")
+        payload = fields.text("payload", limit=len(data))
         signatures = tuple(
             _signature(item, f"{field}.signatures[{number}]")
             for number, item in enumerate(fields.items("signatures", limit=MAX_SIGNATURES))
@@ -63,8 +62,8 @@ class Envelope:
             raise FormatError(f"{field}.signatures: expected at least one")
         if len({s.keyid for s in signatures}) != len(signatures):
             raise FormatError(f"{field}.signatures: two signatures of one key")
-        envelope = cls(payload=payload, signatures=signatures)
-        if envelope.to_bytes() != data:  # one value, one encoding: nothing can hide in the spelling
+        envelope = cls(payload=b64decode(payload, f"{field}.payload"), signatures=signatures)
+        if _spelled(payload, signatures) != data:  # one value, one encoding: nothing can hide in the spelling
             raise FormatError(f"{field}: JSON is not canonical")
         return envelope
 
@@ -76,6 +75,12 @@ class Envelope:
         for signature in found:
             known[signature.keyid].verify(message, signature.sig)
         return frozenset(s.keyid for s in found)
+
+
+def _spelled(payload: str, signatures: Iterable[Signature]) -> bytes:
+    """Canonical JSON of an envelope; base64 needs no escapes, and payloads are long."""
+    listed = json_encode([{"keyid": s.keyid, "sig": b64encode(s.sig)} for s in signatures])
+    return b'{"payload":"%b","payloadType":"%b","signatures":%b}' % (payload.encode(), PAYLOAD_TYPE.encode(), listed)
 
 
 def _signature(item: object, field: str) -> Signature:

@@ -4,11 +4,10 @@ After The Update Framework's root rotation (TUF specification, section 5.3): han
 that hand-over N asks for, and those that it asks for itself; numbers have no gaps. Bytes to values.
 """
 
-import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 
-from modelvault._codec import format_time, json_encode, parse_time
+from modelvault._codec import format_time, json_digest, parse_time
 from modelvault.errors import FormatError
 from modelvault.keys import PublisherPublic
 from modelvault.manifest import build_statement, check_name, open_statement
@@ -36,7 +35,7 @@ class Handover:
             "threshold": self.threshold,
             "keys": keys,
         }
-        return build_statement(self.publisher, {"sha256": _digest(keys).hex()}, PREDICATE, predicate)
+        return build_statement(self.publisher, {"sha256": json_digest(keys).hex()}, PREDICATE, predicate)
 
     @classmethod
     def from_bytes(cls, data: bytes, field: str) -> "Handover":
@@ -54,12 +53,8 @@ class Handover:
             keys=keys,
         )
         fields.done()
-        if digest != _digest(list(texts)):
+        if digest != json_digest(list(texts)):
             raise FormatError(f"{field}.subject.digest: does not fit the keys")
         if len({key.fingerprint for key in keys}) != len(keys) or handover.threshold > len(keys):
             raise FormatError(f"{fields.path}.keys: {handover.threshold} signatures of {len(keys)} keys, some repeated")
         return handover
-
-
-def _digest(keys: list[str]) -> bytes:
-    return hashlib.sha256(json_encode(keys)).digest()

@@ -7,7 +7,6 @@ from modelvault._codec import Fields, json_decode, json_encode
 from modelvault._files import split_inside
 from modelvault.envelopes import InputEnvelope
 from modelvault.errors import FileError, FormatError
-from modelvault.variants import MAX_SLOTS
 
 MAX_INDEX = 64 * 2**20
 MAX_TENSORS = 1_000_000
@@ -37,7 +36,6 @@ class TensorPlace:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
     """What the payload holds. ``assets`` stand in the order of the asset extents; ``guard`` bounds the inputs.
-    ``slots``: where in the region each slot of variants begins.
 
     ``weights`` counts the region's bytes by dtype. ``tensors`` is the table of names and places, which only auditors
     need: a loader leaves it unread, so that no name of it enters the interpreter's memory.
@@ -48,7 +46,6 @@ class Index:
     assets: tuple[FileEntry, ...]
     weights: dict[str, int]
     guard: InputEnvelope | None = None
-    slots: tuple[int, ...] = ()
     tensors: tuple[TensorPlace, ...] = ()
 
     def to_bytes(self) -> bytes:
@@ -61,8 +58,6 @@ class Index:
         }
         if self.guard is not None:
             contents["guard"] = self.guard.to_list()
-        if self.slots:
-            contents["slots"] = list(self.slots)
         table = [
             {"dtype": t.dtype, "length": t.length, "name": t.name, "offset": t.offset, "shape": list(t.shape)}
             for t in self.tensors
@@ -81,19 +76,12 @@ class Index:
             assets=_files(fields.items("assets", limit=MAX_ASSETS), f"{field}.assets"),
             weights=_counts(fields.mapping("weights"), f"{field}.weights"),
             guard=None if guard is None else InputEnvelope.from_list(guard, f"{field}.guard"),
-            slots=_places(fields.items("slots", [], limit=MAX_SLOTS), f"{field}.slots", region),
             tensors=() if table is None else _table(table, f"{field}.tensors", region),
         )
         fields.done()
         if len({a.path for a in index.assets}) != len(index.assets):
             raise FormatError(f"{field}.assets: two assets of one path")
         return index
-
-
-def _places(items: list[Any], field: str, region: int) -> tuple[int, ...]:
-    if not all(type(n) is int and 0 <= n < region for n in items):
-        raise FormatError(f"{field}: expected places in the weights region")
-    return tuple(items)
 
 
 def _counts(value: dict[str, Any], field: str) -> dict[str, int]:

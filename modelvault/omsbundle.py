@@ -189,7 +189,7 @@ def _material(fields: Fields) -> None:
     for name in ("hint", "rawBytes", "keyDetails"):
         key.text(name, None)
     key.done()
-    fields.items("tlogEntries", [], limit=0)
+    fields.items("tlogEntries", None, limit=0)
     fields.mapping("timestampVerificationData", None)
     fields.done()
 

@@ -36,7 +36,6 @@ class PayloadPlan:
     ) -> None:
         self.model = model
         self._slots = slots
-        self._places = slots.places(model.tensors, model.path) if slots else ()
         self.signed = signed
         self.assets = assets
         self.guard = guard
@@ -58,7 +57,6 @@ class PayloadPlan:
             region=model.region,
             weights=dict(weights),
             guard=self.guard,
-            slots=self._places,
             sources=tuple(FileEntry(path=s.path, size=s.size, sha256=sources[s.path]) for s in model.sources),
             tensors=model.tensors,
             assets=tuple(
@@ -82,7 +80,7 @@ class PayloadPlan:
                 yield weights.take(extent.plain)
         weights.run_out()  # so that every source file is hashed to its end
         if self._slots:
-            yield [self._slots.store(self.model.path)]
+            yield [self._slots.store(self.model.tensors, self.model.path)]
         digests: list[bytes] = []
         for asset in self.assets:
             yield read_asset(asset, digests)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from modelvault._codec import Fields, format_time, json_encode, parse_time
+from modelvault._codec import Fields, format_time, json_digest, parse_time
 from modelvault.errors import FormatError, PolicyDenied, Revoked
 from modelvault.manifest import build_statement, check_name, open_statement
 
@@ -42,7 +42,7 @@ class RevocationList:
     def to_bytes(self) -> bytes:
         entries = [entry.to_dict() for entry in self.entries]
         predicate = {"number": self.number, "issued": format_time(self.issued), "entries": entries}
-        return build_statement(self.name, {"sha256": _digest(entries).hex()}, PREDICATE, predicate)
+        return build_statement(self.name, {"sha256": json_digest(entries).hex()}, PREDICATE, predicate)
 
     @classmethod
     def from_bytes(cls, data: bytes, field: str) -> "RevocationList":
@@ -56,7 +56,7 @@ class RevocationList:
             entries=tuple(_entry(item, f"{fields.path}.entries[{n}]") for n, item in enumerate(items)),
         )
         fields.done()
-        if digest != _digest(items):
+        if digest != json_digest(items):
             raise FormatError(f"{field}.subject.digest: does not fit the entries")
         return found
 
@@ -92,10 +92,6 @@ class RevocationList:
                 f"revocation list {self.name} number {self.number} is stale: issued {format_time(self.issued)}, "
                 f"the trust policy allows {max_age.total_seconds():.0f} seconds"
             )
-
-
-def _digest(entries: list[Any]) -> bytes:
-    return hashlib.sha256(json_encode(entries)).digest()
 
 
 def _entry(item: Any, field: str) -> Entry:

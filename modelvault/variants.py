@@ -3,6 +3,8 @@
 What a slot holds is decided in :mod:`modelvault.fingerprint`; here is only who can read it (docs/FORMAT.md section 9).
 """
 
+import bisect
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -18,6 +20,8 @@ MAX_SLOT = 2**16
 UNIT = 64  # bytes; a slot is a multiple of it, so that it holds whole elements of any type
 MAX_COALITION = 16
 BITS = (0, 1)
+PLACE = 8  # bytes of a slot's offset in the region
+_TO_DIGITS, _FROM_DIGITS = bytes.maketrans(b"\0\1", b"01"), bytes.maketrans(b"01", b"\0\1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +41,7 @@ class Variants:
 
     @property
     def store(self) -> int:
-        """Bytes of the variants extent: of each slot the first variant's tag, the second one and its tag."""
+        """Bytes of the variants extent: each slot's place; then of each the first one's tag, the second, its tag."""
         return store_size(self.slots, self.length)
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,8 +75,8 @@ class Variants:
 
 
 def store_size(slots: int, length: int) -> int:
-    """Bytes that the second variants, and all tags, take."""
-    return slots * (length + 2 * TAG)
+    """Bytes that the slots' places, the second variants, and all tags, take."""
+    return slots * (PLACE + length + 2 * TAG)
 
 
 class MasterKey:
@@ -130,25 +134,22 @@ class KeyRing:
             raise KeyError(f"slot {number}: no key of variant {bit}")
         return self._keys[number * KEY : (number + 1) * KEY]
 
-    @property
-    def keys(self) -> Iterator[bytes]:
-        """The key of each slot's variant, in order."""
-        return (self._keys[at : at + KEY] for at in range(0, len(self._keys), KEY))
+    def chosen(self, slots: range) -> Iterator[tuple[int, int, bytes]]:
+        """(slot, the code word's bit, the key of that variant) for a run of slots."""
+        keys = struct.unpack(f"{KEY}s" * len(slots), self._keys[slots.start * KEY : slots.stop * KEY])
+        return zip(slots, self.word[slots.start : slots.stop], keys, strict=True)
 
     def to_bytes(self) -> bytes:
-        packed = bytes(
-            sum(bit << (7 - place) for place, bit in enumerate(self.word[at : at + 8]))
-            for at in range(0, len(self.word), 8)
-        )
-        return packed + self._keys
+        digits = self.word.translate(_TO_DIGITS).decode()
+        return int(digits, 2).to_bytes(len(self.word) // 8) + self._keys
 
     @classmethod
     def from_bytes(cls, data: bytes, slots: int, field: str) -> "KeyRing":
         """Inverse; ``slots`` in eights. FormatError where the length is another."""
         if len(data) != slots // 8 + slots * KEY:
             raise FormatError(f"{field}: expected the keys of {slots} slots, got {len(data)} bytes")
-        word = bytes((byte >> shift) & 1 for byte in data[: slots // 8] for shift in range(7, -1, -1))
-        return cls(word, data[slots // 8 :])
+        digits = f"{int.from_bytes(data[: slots // 8]):0{slots}b}"
+        return cls(digits.encode().translate(_FROM_DIGITS), data[slots // 8 :])
 
 
 Keys = MasterKey | KeyRing
@@ -169,46 +170,63 @@ def seal_slot(master: MasterKey, number: int, first: bytes, second: bytes) -> tu
     return sealed[:-TAG], sealed[-TAG:] + aead_seal(master.slot(number, 1), second)
 
 
+def store_of(places: Sequence[int], sealed: Sequence[bytes]) -> bytes:
+    """The variants extent: where each slot begins in the region, and what :func:`seal_slot` kept of it."""
+    return struct.pack(f"<{len(places)}Q", *places) + b"".join(sealed)
+
+
 class SlotReader:
-    """Decrypts slots of a region in place. ``places``: each slot's offset in ``region``, in bytes."""
+    """Decrypts the slots of a weights region in place, from the plain bytes of the variants extent, ``store``.
 
-    def __init__(self, variants: Variants, places: Sequence[int], region: memoryview, store: memoryview) -> None:
+    ``places``: where each slot begins in the region. FormatError where slots overlap, or leave the region.
+    """
+
+    def __init__(self, variants: Variants, region: memoryview, store: memoryview, source: str) -> None:
         self.length = variants.length
-        self.places = places
+        self.places = struct.unpack_from(f"<{variants.slots}Q", store)
         self._region = region
-        self._store = store
-        self._scratch = bytearray(variants.length + TAG)
+        self._store = store[PLACE * variants.slots :]
+        self._step = variants.length + 2 * TAG
+        self._source = source
+        ends = (place + self.length for place in self.places)
+        for number, (end, following) in enumerate(zip(ends, (*self.places[1:], len(region)), strict=True)):
+            if end > following:
+                raise FormatError(f"{source}: slots[{number}]: overlaps the next one, or the region's end")
 
-    def choose(self, ring: KeyRing, source: str) -> None:
-        """Put the ring's variant into every slot. PayloadTampered where a key does not open its slot."""
-        region, store, scratch, keys = self._region, self._store, self._scratch, ring.keys
-        length, step, at = self.length, self.length + 2 * TAG, 0
+    def inside(self, start: int, stop: int) -> range:
+        """The slots that lie whole in these bytes of the region."""
+        first = bisect.bisect_left(self.places, start)
+        return range(first, max(first, bisect.bisect_right(self.places, stop - self.length)))
+
+    def choose(self, ring: KeyRing, slots: range) -> None:
+        """Put the ring's variant into a run of slots. PayloadTampered where a key does not open its slot."""
+        scratch, number = bytearray(self.length + TAG), slots.start
         try:  # thousands of turns in every load: nothing in them but the work
-            for bit, place, key in zip(ring.word, self.places, keys, strict=True):
-                out = region[place : place + length]
-                if bit:
-                    aead_open_into(key, store[at + TAG : at + step], out)
-                else:
-                    scratch[:length] = out
-                    scratch[length:] = store[at : at + TAG]
-                    aead_open_into(key, scratch, out)
-                at += step
+            for number, bit, key in ring.chosen(slots):
+                place = self.places[number]
+                out = self._region[place : place + self.length]
+                aead_open_into(key, self._sealed(number, bit, scratch), out)
         except InvalidTag:
-            raise PayloadTampered(f"{source}: slot {at // step}: does not decrypt") from None
+            raise PayloadTampered(f"{self._source}: slot {number}: does not decrypt") from None
 
-    def open(self, number: int, bit: int, key: bytes, out: memoryview, source: str) -> None:
-        """Decrypt one variant into ``out``, which may be the slot's own place."""
-        at, length = number * (self.length + 2 * TAG), self.length
-        if bit:
-            sealed: memoryview | bytearray = self._store[at + TAG : at + 2 * TAG + length]
-        else:
-            sealed, place = self._scratch, self.places[number]
-            sealed[:length] = self._region[place : place + length]
-            sealed[length:] = self._store[at : at + TAG]
+    def open(self, number: int, bit: int, key: bytes) -> bytearray:
+        """One variant of one slot, plain."""
+        out = bytearray(self.length)
         try:
-            aead_open_into(key, sealed, out)
+            aead_open_into(key, self._sealed(number, bit, bytearray(self.length + TAG)), memoryview(out))
         except InvalidTag:
-            raise PayloadTampered(f"{source}: slot {number}: does not decrypt") from None
+            raise PayloadTampered(f"{self._source}: slot {number}: does not decrypt") from None
+        return out
+
+    def _sealed(self, number: int, bit: int, scratch: bytearray) -> bytearray | memoryview:
+        """A variant's ciphertext and tag; those of the first stand apart, and are put together in ``scratch``."""
+        at = number * self._step
+        if bit:
+            return self._store[at + TAG : at + self._step]
+        place = self.places[number]
+        scratch[: self.length] = self._region[place : place + self.length]
+        scratch[self.length :] = self._store[at : at + TAG]
+        return scratch
 
     def put(self, number: int, data: bytes) -> None:
         """Plain bytes into a slot."""

@@ -1,5 +1,6 @@
 """One sealed file, another copy for every recipient: slots, key rings, loads, grants, and what nobody can read."""
 
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import onnxruntime
 import pytest
 from conftest import Parties
 from cryptography.exceptions import InvalidTag
+from layers.slots import EIGHT, PLACES, sealed_slots, variants
 from onnx import helper, numpy_helper
 
 from modelvault import granting
@@ -21,6 +23,7 @@ from modelvault.fingerprint.planning import FingerprintPlan, make_plan
 from modelvault.fingerprint.rings import Owner
 from modelvault.keys import OwnerSecret, RecipientKey
 from modelvault.sealedfile import SealedFile, UnverifiedGrant
+from modelvault.slotfilling import SlotFiller
 from modelvault.variants import BITS, KeyRing, MasterKey, Variants, seal_slot
 
 SIDE, LAYERS = 512, 4
@@ -85,10 +88,12 @@ def story(parties: Parties, tmp_path: Path) -> Story:
 
 def places(story: Story) -> list[slice]:
     with SealedFile(story.path) as sealed:
-        model = decrypt(sealed, story.key(story.parties.customer))
-        slots = model.index.slots
+        model = decrypt(sealed, story.key(story.parties.customer), tensors=True)
+        offsets = {t.name: t.offset for t in model.index.tensors}
         model.wipe()
-    return [slice(at, at + story.plan.layout.length) for at in slots]
+    layout = story.plan.layout
+    starts = [offsets[t.name] + start * t.item for t in layout.tensors for start in t.starts]
+    return [slice(at, at + layout.length) for at in starts]
 
 
 def test_copies_differ_in_the_slots_alone(story: Story) -> None:
@@ -296,3 +301,65 @@ def leak(path: Path, name: str, grant: str | None, output: Path) -> None:
         }
         model.wipe()
     np.savez(output, **tables)
+
+
+@pytest.mark.parametrize("cuts", [(0, 800), (0, 150, 330, 800), (0, 20, 40, 120, 640, 700, 800)])
+@pytest.mark.parametrize("late", [False, True])
+def test_slots_are_filled_as_their_surroundings_become_plain(cuts: tuple[int, ...], late: bool) -> None:
+    master = MasterKey(bytes(32))
+    sealed, store = sealed_slots(master)
+    region = bytearray(sealed)
+    filler = SlotFiller(variants(), master.ring(EIGHT), memoryview(region), memoryview(store), "m")
+    if not late:
+        filler.store_is_plain()
+    for start, stop in reversed(list(itertools.pairwise(cuts))):
+        filler.region_is_plain(start, stop)
+    if late:
+        assert region == sealed
+        filler.store_is_plain()
+    filler.finish(())
+    assert [bytes(region[at : at + 64]) for at in PLACES] == [
+        bytes([128 * bit + number]) * 64 for number, bit in enumerate(EIGHT)
+    ]
+
+
+def test_what_is_wrong_with_slots_is_told_when_the_root_is_known() -> None:
+    sealed, store = sealed_slots(MasterKey(bytes(32)))
+    ring = MasterKey(b"x" * 32).ring(EIGHT)
+    filler = SlotFiller(variants(), ring, memoryview(bytearray(sealed)), memoryview(store), "m")
+    filler.store_is_plain()
+    for start in (400, 200, 0):
+        filler.region_is_plain(start, start + 200)
+    with pytest.raises(PayloadTampered, match=r"^m: slot 0: does not decrypt$"):
+        filler.finish(())
+    filler = SlotFiller(variants(), ring, memoryview(bytearray(sealed)), memoryview(b"\xff" * 8 + store[8:]), "m")
+    filler.store_is_plain()
+    filler.region_is_plain(0, 800)
+    with pytest.raises(FormatError, match=r"^m: slots\[0\]: overlaps the next one, or the region's end$"):
+        filler.finish(())
+
+
+def test_a_changed_table_of_places_is_refused_by_the_root_first(story: Story) -> None:
+    """Whoever holds the file key can encrypt an extent anew: places that overlap, then places that do not."""
+    with SealedFile(story.path) as sealed:
+        statement, start = sealed.statement, sealed.payload_offset
+    number = next(n for n, e in enumerate(statement.extents) if e.kind == "variants")
+    extent, key = statement.extents[number], story.key(story.parties.customer)
+    data = bytearray(story.path.read_bytes())
+    place = slice(start + extent.offset, start + extent.offset + extent.length)
+    stream = key.decryptor(statement.nonce, number)
+    plain = bytearray(stream.update(bytes(data[place])) + stream.finalize())
+    for changed in (bytes(8), b"\xff" * 8):
+        plain[8:16] = changed
+        anew = key.encryptor(statement.nonce, number)
+        data[place] = anew.update(bytes(plain)) + anew.finalize()
+        story.path.write_bytes(data)
+        with SealedFile(story.path) as sealed, pytest.raises(PayloadTampered, match="does not match the signed root"):
+            decrypt(sealed, key)
+
+
+def test_a_file_of_variants_needs_their_keys(story: Story) -> None:
+    key = story.key(story.parties.customer)
+    key.variants = None
+    with SealedFile(story.path) as sealed, pytest.raises(FormatError, match="variants: expected keys of them"):
+        decrypt(sealed, key)

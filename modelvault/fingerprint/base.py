@@ -17,12 +17,9 @@ def restore(reader: SlotReader, key: MasterKey, tensors: tuple[TensorPlace, ...]
     for number, place in enumerate(reader.places):
         found = bisect.bisect_right(starts, place) - 1
         if found < 0 or place + reader.length > ordered[found].offset + ordered[found].length:
-            raise FormatError(f"{source}: index.slots[{number}]: lies in no tensor")
-        dtype, both = ordered[found].dtype, []
-        for bit in BITS:
-            out = bytearray(reader.length)
-            reader.open(number, bit, key.slot(number, bit), memoryview(out), source)
-            both.append(to_float(dtype, out))
+            raise FormatError(f"{source}: slots[{number}]: lies in no tensor")
+        dtype = ordered[found].dtype
+        both = [to_float(dtype, reader.open(number, bit, key.slot(number, bit))) for bit in BITS]
         reader.put(number, _stored(dtype, (both[0] + both[1]) * np.float32(0.5)))
 
 

@@ -10,7 +10,7 @@ from modelvault.index import TensorPlace
 from modelvault.keys import OwnerSecret
 from modelvault.onnxfile import Edit
 from modelvault.onnxfile.layout import Data
-from modelvault.variants import MasterKey, seal_slot
+from modelvault.variants import MasterKey, seal_slot, store_of
 from modelvault.watermark.carriers import Shape, tensor_digest
 
 Put = Callable[[int, bytes, bytes], bytes]
@@ -70,14 +70,14 @@ class SlotSealer:
         inside, self._stored[number] = seal_slot(self._master, number, first, second)
         return inside
 
-    def places(self, tensors: Sequence[TensorPlace], path: Path) -> tuple[int, ...]:
-        """Each slot's offset in the region. ModelError where a tensor is not in it any more."""
-        found = {t.name: t.offset for t in tensors}
-        if missing := [t.name for t in self.layout.tensors if t.name not in found]:
-            raise ModelError(f"{path}: changed while it was being fingerprinted ({len(missing)} tensors are gone)")
-        return tuple(found[t.name] + start * t.item for t in self.layout.tensors for start in t.starts)
+    def store(self, tensors: Sequence[TensorPlace], path: Path) -> bytes:
+        """The variants extent, once every tensor came by. ``tensors``: where each is in the region.
 
-    def store(self, path: Path) -> bytes:
-        """The variants extent, once every tensor came by; ModelError where one did not."""
+        ModelError where one is missing.
+        """
         self._slots.check_complete(path)
-        return b"".join(self._stored[number] for number in range(self.layout.slots))
+        offsets = {t.name: t.offset for t in tensors}
+        if missing := [t.name for t in self.layout.tensors if t.name not in offsets]:
+            raise ModelError(f"{path}: changed while it was being fingerprinted ({len(missing)} tensors are gone)")
+        places = [offsets[t.name] + start * t.item for t in self.layout.tensors for start in t.starts]
+        return store_of(places, [self._stored[number] for number in range(self.layout.slots)])

@@ -19,14 +19,14 @@ def anonymise(model: ModelProto) -> None:
     """Rename every inner value of every graph and function, and clear the nodes' names; training models stay."""
     if model.training_info:
         return
-    kept = {v.name for v in [*model.graph.input, *model.graph.output]} | {""}
+    kept = {v.name for v in [*model.graph.input, *model.graph.output]}
     numbers = (name for n in itertools.count() if (name := f"v{n}") not in kept)
     model.graph.name = "g"
     _rename(model.graph, ChainMap({name: name for name in kept}), numbers)
     for function in model.functions:
-        scope: Scope = ChainMap({"": ""})
+        scope: Scope = ChainMap()
         _define(scope, [*function.input, *_outputs(function.node)], numbers)
-        function.input[:] = [scope[name] for name in function.input]
+        function.input[:] = [scope.get(name, name) for name in function.input]
         function.output[:] = [scope.get(name, name) for name in function.output]
         for value in function.value_info:
             value.name = scope.get(value.name, value.name)

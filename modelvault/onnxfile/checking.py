@@ -78,7 +78,7 @@ def small_numbers(tensor: TensorProto) -> tuple[float, ...] | None:
     if any(d < 0 for d in tensor.dims) or math.prod(tensor.dims) > MAX_VALUES:
         return None
     try:
-        values = numpy_helper.to_array(tensor).reshape(-1).tolist()
+        values = numpy_helper.to_array(tensor).ravel().tolist()
     except (ValueError, TypeError):
         return None
     return tuple(values)

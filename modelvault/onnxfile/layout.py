@@ -12,7 +12,7 @@ from modelvault.index import TensorPlace
 
 ALIGNMENT = 64
 
-Data = bytes | bytearray
+Data = bytes | bytearray | memoryview
 Edit = Callable[[str, tuple[int, ...], bytes], Data | None]
 """(dtype in ONNX's words, shape, little-endian bytes) -> the bytes to store instead; None leaves them."""
 
@@ -36,16 +36,15 @@ class IOEntry:
 
 @dataclass(slots=True)
 class Slot:
-    """A place in the region and where its bytes come from: ``data`` in memory, else an external file's range.
+    """A place in the region, and the range of an external file that it is filled from, if not from memory.
 
-    ``edit``: what an external range is passed through, whole, on its way.
+    ``edit``: what an external range is passed through, whole, on its way. ``offset`` is found when all are known.
     """
 
-    offset: int
     length: int
-    data: Data | None = None
     start: int = 0
     edit: Callable[[bytes], Data | None] | None = None
+    offset: int = 0
 
 
 @dataclass(slots=True)
@@ -59,7 +58,7 @@ class SplitModel:
     inputs: tuple[IOEntry, ...]
     outputs: tuple[IOEntry, ...]
     path: Path
-    _inline: list[Slot]
+    _inline: list[tuple[Slot, Data]]
     _external: dict[str, list[Slot]]
     _digests: dict[str, bytes] = field(default_factory=dict)
 
@@ -70,9 +69,9 @@ class SplitModel:
         Raises FileError, ModelError where a file changed since it was looked at.
         """
         at = 0
-        for slot in self._inline:
+        for slot, data in self._inline:
             yield from _zeros(slot.offset - at)
-            yield from _pieces(memoryview(slot.data or b""), piece)
+            yield from _pieces(memoryview(data), piece)
             at = slot.offset + slot.length
         buffer = memoryview(bytearray(piece))
         for source in self.sources[1:]:
@@ -80,7 +79,6 @@ class SplitModel:
                 yield from _zeros(place - at)
                 yield view
                 at = place + len(view)
-        yield from _zeros(self.region - at)
 
     def _read_source(self, source: SourceFile, buffer: memoryview) -> Iterator[tuple[Slot, int, memoryview]]:
         """(slot, place in the region, bytes) for each part of an external file that a weight uses."""

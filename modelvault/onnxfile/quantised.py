@@ -16,8 +16,8 @@ Float = npt.NDArray[np.float32]
 Shape = tuple[int, ...]
 Found = tuple[str, Shape, Callable[[], Float]]
 
-MAX_ELEMENTS = 2**33
 _BYTES = {"INT8": "i1", "UINT8": "u1"}
+_FLOATS = {"FLOAT": "<f4", "FLOAT16": "<f2"}
 # Products of integers: the weight's input number, and its zero point's; scales are applied to the result.
 _PRODUCTS = {
     "MatMulInteger": (1, 3), "ConvInteger": (1, 3), "DynamicQuantizeMatMul": (1, 3), "MatMulIntegerToFloat": (1, 5),
@@ -33,8 +33,8 @@ def dequantised(model: OpenModel) -> Iterator[Found]:
     """
     weights = {w.name: w for w in model.weights}
     for node in nodes(model.model):  # rows picked from a quantised table are dequantised after they are picked
-        if node.op_type == "Gather" and node.input[0] in weights and node.output:
-            weights.setdefault(node.output[0], weights[node.input[0]])
+        if node.op_type == "Gather" and (table := _input(weights, node, 0)) and node.output:
+            weights.setdefault(node.output[0], table)
     seen: set[str] = set()
     for node in nodes(model.model):
         reader = _READERS.get(node.op_type)
@@ -51,7 +51,7 @@ def _guarded(read: Callable[[], Float], where: str) -> Callable[[], Float]:
     def guarded() -> Float:
         try:
             return read()
-        except ValueError:
+        except (ValueError, IndexError):
             raise ModelError(f"{where}: scale or zero point of another shape") from None
 
     return guarded
@@ -70,18 +70,17 @@ def _integers(model: OpenModel, weight: Weight) -> Float:
 
 
 def _floats(model: OpenModel, weight: Weight) -> Float:
-    kind = {"FLOAT": "<f4", "FLOAT16": "<f2"}[weight.dtype]
-    return np.frombuffer(model.read(weight), kind).astype(np.float32).reshape(weight.shape)
+    return np.frombuffer(model.read(weight), _FLOATS[weight.dtype]).reshape(weight.shape)
 
 
-def _spread(values: Float, shape: Shape, axis: int, block: int) -> Float:
-    """Scales or zero points, brought to a shape that broadcasts against the weight's."""
+def _spread(values: Float, shape: Shape, axis: int, block: int | None) -> Float:
+    """Scales or zero points, brought to a shape that broadcasts against the weight's; ValueError, IndexError."""
     if values.size == 1:
         return values.reshape(())
     if values.ndim == len(shape) and block:
-        if values.shape[axis] * block >= shape[axis] + block:
-            raise ValueError("more scales than blocks")
-        return np.repeat(values, block, axis=axis)[tuple(slice(n) for n in shape)]
+        if values.shape[axis] * block >= shape[axis] + block:  # more scales than blocks
+            raise ValueError
+        return np.repeat(values, min(block, shape[axis]), axis=axis)[tuple(slice(n) for n in shape)]
     dims = [1] * len(shape)
     dims[axis] = shape[axis]
     return values.reshape(dims)
@@ -89,16 +88,16 @@ def _spread(values: Float, shape: Shape, axis: int, block: int) -> Float:
 
 def _linear(model: OpenModel, weights: dict[str, Weight], node: Any) -> Found | None:
     weight, scale, zero = (_input(weights, node, n) for n in range(3))
-    if weight is None or scale is None or weight.dtype not in _BYTES or scale.dtype not in ("FLOAT", "FLOAT16"):
+    if weight is None or scale is None or weight.dtype not in _BYTES or scale.dtype not in _FLOATS or not node.output:
         return None
     attributes = _attributes(node)
-    axis, block = attributes.get("axis", 1) % max(len(weight.shape), 1), attributes.get("block_size", 0)
+    axis, block = attributes.get("axis", 1) % max(len(weight.shape), 1), attributes.get("block_size")
 
     def read() -> Float:
         values = _integers(model, weight)
         if zero is not None and zero.dtype in _BYTES:
             values = values - _spread(_integers(model, zero), weight.shape, axis, block)
-        return np.ascontiguousarray(values * _spread(_floats(model, scale), weight.shape, axis, block), np.float32)
+        return values * _spread(_floats(model, scale), weight.shape, axis, block)
 
     return node.output[0], weight.shape, read
 
@@ -111,8 +110,7 @@ def _product(model: OpenModel, weights: dict[str, Weight], node: Any) -> Found |
     axis = 0 if "Conv" in node.op_type else len(weight.shape) - 1
 
     def read() -> Float:
-        values = _integers(model, weight)
-        return np.ascontiguousarray(values - _spread(_integers(model, zero), weight.shape, axis, 0))
+        return _integers(model, weight) - _spread(_integers(model, zero), weight.shape, axis, None)
 
     return f"{weight.name} less its zero point", weight.shape, read
 
@@ -123,12 +121,12 @@ def _blocks(model: OpenModel, weights: dict[str, Weight], node: Any) -> Found | 
     attributes = _attributes(node)
     bits, block = attributes.get("bits", 4), attributes.get("block_size", 0)
     rows, columns = attributes.get("N", 0), attributes.get("K", 0)
-    if packed is None or scale is None or packed.dtype != "UINT8" or bits not in (4, 8) or block <= 0:
+    if packed is None or scale is None or packed.dtype != "UINT8" or scale.dtype not in _FLOATS:
         return None
-    count = -(-columns // max(block, 1))
-    if not 0 < rows * count * block <= MAX_ELEMENTS or packed.size != rows * count * block * bits // 8:
+    if bits not in (4, 8) or min(rows, columns, block) < 1:
         return None
-    if math.prod(scale.shape) != rows * count or scale.dtype not in ("FLOAT", "FLOAT16"):
+    count = -(-columns // block)
+    if 8 * packed.size != rows * count * block * bits or math.prod(scale.shape) != rows * count:
         return None
 
     def read() -> Float:
@@ -137,7 +135,7 @@ def _blocks(model: OpenModel, weights: dict[str, Weight], node: Any) -> Found | 
         if zero is not None and zero.dtype == "UINT8":
             middle = _unpack(model.read(zero), bits).reshape(rows, -1)[:, :count, None]
         values = (values - middle) * _floats(model, scale).reshape(rows, count, 1)
-        return np.ascontiguousarray(values.reshape(rows, -1)[:, :columns], np.float32)
+        return np.ascontiguousarray(values.reshape(rows, count * block)[:, :columns])
 
     return packed.name, (rows, columns), read
 
@@ -146,7 +144,7 @@ def _unpack(data: bytes, bits: int) -> Float:
     """Numbers of 4 bits stand two in a byte, the lower half first."""
     values = np.frombuffer(data, np.uint8)
     if bits == 4:
-        values = np.stack([values & 15, values >> 4], axis=-1).reshape(-1)
+        values = np.stack([values & 15, values >> 4], axis=1).ravel()
     return values.astype(np.float32)
 
 

@@ -15,7 +15,7 @@ from modelvault import _files
 from modelvault.errors import ModelError
 from modelvault.index import TensorPlace
 from modelvault.onnxfile.anonymise import anonymise
-from modelvault.onnxfile.layout import ALIGNMENT, Edit, Slot, SourceFile, SplitModel
+from modelvault.onnxfile.layout import ALIGNMENT, Data, Edit, Slot, SourceFile, SplitModel
 from modelvault.onnxfile.tensors import TensorReader, clear, dtype_name, float_bytes, refer, set_floats, show
 from modelvault.onnxfile.walk import constants, describe, has_plain_text, leaves, other_tensors, strip
 
@@ -111,7 +111,7 @@ class _Splitter:
         self.path = path
         self.edit = edit or _as_it_is
         self.reader = TensorReader(path)
-        self.inline: list[Slot] = []
+        self.inline: list[tuple[Slot, Data]] = []
         self.external: dict[str, list[Slot]] = {}
         self.tensors: list[TensorPlace] = []
         self.region = 0
@@ -149,8 +149,8 @@ class _Splitter:
             data = self.reader.data(tensor, size, name)
             if data is None:
                 return
-            slot = Slot(0, size, self.edit(dtype_name(tensor.data_type), tuple(tensor.dims), data) or data)
-            self.inline.append(slot)
+            slot = Slot(size)
+            self.inline.append((slot, self.edit(dtype_name(tensor.data_type), tuple(tensor.dims), data) or data))
         self._moved.append((tensor, name, slot))
 
     def _external_slot(self, location: str, start: int, size: int) -> Slot:
@@ -159,7 +159,7 @@ class _Splitter:
         for slot in reversed(slots):
             if slot.start == start and slot.length == size:
                 return slot
-        slots.append(Slot(0, size, None, start))
+        slots.append(Slot(size, start))
         return slots[-1]
 
     def _keep(self, tensor: TensorProto) -> None:
@@ -186,7 +186,8 @@ class _Splitter:
             for before, after in itertools.pairwise(slots):
                 if before.start + before.length > after.start:
                     raise ModelError(f"{self.path}: external data overlaps in {location} at byte {after.start}")
-        for slot in [*self.inline, *(s for p in sorted(self.external) for s in self.external[p])]:
+        inline = [slot for slot, _ in self.inline]
+        for slot in [*inline, *(s for p in sorted(self.external) for s in self.external[p])]:
             slot.offset = -(-self.region // ALIGNMENT) * ALIGNMENT
             self.region = slot.offset + slot.length
         for tensor, name, slot in self._moved:

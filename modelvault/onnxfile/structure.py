@@ -154,7 +154,7 @@ class _Walker:
             inputs.pop()
         attributes = []
         for attribute in sorted(node.attribute, key=lambda a: utf8(a.name)):
-            refs = list(self._inner(attribute, scope, depth, f"{within}/{op}.{attribute.name}".lstrip("/")))
+            refs = list(self._inner(attribute, scope, depth, f"{within}/{op}.{attribute.name}".removeprefix("/")))
             inputs += refs
             attributes.append((attribute.name, f"({len(refs)})" if refs else _text(attribute)))
         inputs += self._function(op)
@@ -173,7 +173,7 @@ class _Walker:
             yield ("weight", number)
         for tensor in [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]:
             yield self._tensor(tensor)
-        for graph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+        for graph in [attribute.g, *attribute.graphs]:  # one that is not there has no nodes
             formal: dict[str, Ref] = {v.name: ("formal", depth + 1, place) for place, v in enumerate(graph.input)}
             yield from self.graph(graph, scope.new_child(formal), depth + 1, within)
 
@@ -219,9 +219,7 @@ def _text(attribute: AttributeProto) -> str:
         return f'"{_short(value)}"'
     if isinstance(value, int | float):
         return str(value)
-    if kind == "strings":
-        return _short(str(list(value)).encode())
-    return _short(f"[{', '.join(map(str, value))}]".encode())
+    return _short(str(list(value)).encode())
 
 
 def _short(value: bytes) -> str:

@@ -13,7 +13,7 @@ from onnx import AttributeProto, TensorProto, numpy_helper
 from modelvault import _files
 from modelvault.errors import FileError, ModelError
 from modelvault.graphcheck import WEIGHTS_NAME
-from modelvault.onnxfile.layout import Slot
+from modelvault.onnxfile.layout import Data, Slot
 
 Elements = npt.NDArray[Any]
 
@@ -171,15 +171,12 @@ def _typed_count(tensor: TensorProto) -> int:
     return sum(len(getattr(tensor, f)) for f in _TYPED)
 
 
-_TYPED = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
-
-
 def float_bytes(attribute: AttributeProto) -> bytes:
     """An attribute's list of floats, as a tensor's bytes."""
     return np.asarray(attribute.floats, "<f4").tobytes()
 
 
-def set_floats(attribute: AttributeProto, data: bytes | bytearray) -> None:
+def set_floats(attribute: AttributeProto, data: Data) -> None:
     """Inverse of :func:`float_bytes`."""
     del attribute.floats[:]
     attribute.floats.extend(np.frombuffer(data, "<f4").tolist())

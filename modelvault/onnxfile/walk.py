@@ -140,7 +140,7 @@ def _clear_notes(item: Any) -> None:
     item.ClearField("metadata_props")
 
 
-def describe(value: ValueInfoProto, source: str = "model") -> IOEntry:
+def describe(value: ValueInfoProto, source: str) -> IOEntry:
     """An input or output in plain words; ModelError where its elements are of no known type."""
     try:
         kind, shape = _type(value.type)

@@ -63,7 +63,8 @@ class OpenModel:
         uses = _uses(self.model)
         for name, tensor in _named_tensors(self.model):
             size = self._reader.size(tensor, name)
-            if size is None or (tensor.data_location != TensorProto.EXTERNAL and self._inline(tensor, name) is None):
+            external = tensor.data_location == TensorProto.EXTERNAL
+            if size is None or (not external and self._reader.data(tensor, size, name) is None):
                 continue
             yield self._add(tensor, name, dtype_name(tensor.data_type), tuple(tensor.dims), size, uses)
         for node, attribute in leaves(self.model):
@@ -83,9 +84,6 @@ class OpenModel:
         number, used = len(self._tensors) - 1, frozenset(uses.get(name, ()))
         return Weight(number=number, name=name, dtype=dtype, shape=shape, size=size, uses=used)
 
-    def _inline(self, tensor: TensorProto, name: str) -> bytes | None:
-        return self._reader.data(tensor, self._reader.size(tensor, name) or 0, name)
-
     def read(self, weight: Weight) -> bytes:
         """The tensor's elements, little-endian and row-major."""
         holder = self._tensors[weight.number]
@@ -93,7 +91,7 @@ class OpenModel:
             return float_bytes(holder)
         if holder.data_location == TensorProto.EXTERNAL:
             return self._read_external(holder, weight)
-        return self._inline(holder, weight.name) or b""
+        return self._reader.data(holder, weight.size, weight.name) or b""
 
     def _read_external(self, tensor: TensorProto, weight: Weight) -> bytes:
         if self._region is None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from modelvault.watermark import matching, placement, scaling
-from modelvault.watermark.carriers import STEPS, Float, Shape, grid
+from modelvault.watermark.carriers import STEPS, Float, Shape, grid, share_nonzero
 from modelvault.watermark.matching import Balanced
 from modelvault.watermark.placement import CACHE, Placement, Shelf, squeezed
 from modelvault.watermark.suspects import SuspectTensor
@@ -95,7 +95,7 @@ class Aligner:
             values=np.ascontiguousarray(table).reshape(-1),
             found=names,
             undone=tuple(dict.fromkeys((*extra, *words))),
-            coverage=float(np.count_nonzero(table)) / table.size,
+            coverage=share_nonzero(table),
         )
 
     def _table(self, number: int, turned: bool) -> Float:

@@ -106,6 +106,11 @@ def varied(values: Float) -> bool:
     return bool(np.isfinite(np.dot(values, values)))  # a NaN or an infinity anywhere shows in the sum
 
 
+def share_nonzero(values: Float) -> float:
+    """How many of the elements are not zero, as a share; counting truth values is faster than counting floats."""
+    return int(np.count_nonzero(values != 0)) / values.size
+
+
 def sketch_signs(values: Float) -> bytes:
     """The signs of 256 elements evenly apart, as 32 bytes: enough to tell which tensor of a shape this is."""
     places = (np.arange(SIGNS) * values.size) // SIGNS

@@ -51,12 +51,13 @@ class Marker:
         if missing := len(self.tensors - self.changes.keys()):
             raise ModelError(f"{path}: changed while it was being marked ({missing} tensors did not come by)")
 
-    def _add(self, dtype: str, shape: Shape, data: bytes, digest: bytes) -> tuple[bytearray, float]:
+    def _add(self, dtype: str, shape: Shape, data: bytes, digest: bytes) -> tuple[Data, float]:
         """Strength x scale x pattern on every element. Zeros stay zeros: a pruned model stays pruned."""
-        values, marked = to_float(dtype, data), bytearray(len(data))
+        values = to_float(dtype, data)
+        marked = np.empty(len(data), np.uint8)  # not zeroed first, as a bytearray is, and of huge pages
         kind = FLOATS.get(dtype, "<u2")
         old: npt.NDArray[Any] = np.frombuffer(data, kind)
-        new: npt.NDArray[Any] = np.frombuffer(marked, kind)
+        new: npt.NDArray[Any] = marked.view(kind)
         scale = Scale.of(values, shape).times(self.strength / SQRT2)
         dither = self.key.dither(digest, len(values)) if dtype == "BFLOAT16" else values
         changed = total = 0.0
@@ -71,9 +72,9 @@ class Marker:
                 new[place] = _dithered(piece + delta, dither[place])
             else:
                 np.add(old[place], delta, out=new[place], casting="same_kind")
-        return marked, float((changed / total) ** 0.5)
+        return marked.data, float((changed / total) ** 0.5)
 
-    def _step(self, dtype: str, _shape: Shape, data: bytes, digest: bytes) -> tuple[bytearray, float]:
+    def _step(self, dtype: str, _shape: Shape, data: bytes, digest: bytes) -> tuple[Data, float]:
         """One step up or down where the pattern is at its extreme, never beyond the type's range."""
         marked = bytearray(data)
         new: npt.NDArray[Any] = np.frombuffer(marked, STEPS[dtype])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modelvault.watermark.carriers import Float, Shape, grid, sketch_signs
+from modelvault.watermark.carriers import Float, Shape, grid
 from modelvault.watermark.suspects import SuspectTensor
 
 CACHE = 2**30
@@ -68,7 +68,6 @@ class Shelf:
         self.tensors = tensors
         self._kept: dict[int, Float] = {}
         self._sketches: dict[int, Float] = {}
-        self._signs: dict[tuple[int, bool], bytes] = {}
 
     def values(self, number: int) -> Float:
         if number not in self._kept:
@@ -77,13 +76,6 @@ class Shelf:
                 self._kept.pop(next(iter(self._kept)))
             self._kept[number] = values
         return self._kept[number]
-
-    def signs(self, number: int, turned: bool) -> bytes:
-        """The signs that a record would hold of the tensor, or of its transpose."""
-        if (number, turned) not in self._signs:
-            values = squeeze(self.values(number))
-            self._signs[number, turned] = sketch_signs(values.T if turned else values)
-        return self._signs[number, turned]
 
     def sketch(self, number: int) -> Float:
         if number not in self._sketches:

@@ -12,7 +12,6 @@ from modelvault.watermark.align import Aligned, Aligner
 from modelvault.watermark.carriers import Carrier, Float, find_carriers, model_digest, to_float
 from modelvault.watermark.detect import difference
 from modelvault.watermark.pattern import ModelKey
-from modelvault.watermark.placement import Shelf
 from modelvault.watermark.record import Record
 from modelvault.watermark.suspects import SuspectTensor, open_suspect
 from modelvault.watermark.verdict import CLAIM_BELOW, Finding, Verdict, conclude
@@ -105,12 +104,19 @@ def verify_blind(
     mine = [r for r in records if r.commitment.owner == secret.fingerprint]
     if not mine:
         raise ModelError(f"no record of a mark by {secret.fingerprint}: give the original")
-    shelf, verdicts = Shelf(open_suspect(suspect)), []
-    for record in mine:
-        digest = record.commitment.original
-        finding = Finding(ModelKey(secret.secret, digest), len(record.carriers))
-        blind.find(record, shelf, finding, progress)
-        verdicts.append(
-            conclude("blind", secret, digest, finding, [record], commitments, trials=len(mine), threshold=threshold)
+    sought = [(r, Finding(ModelKey(secret.secret, r.commitment.original), len(r.carriers))) for r in mine]
+    blind.find(sought, open_suspect(suspect), progress)
+    verdicts = [
+        conclude(
+            "blind",
+            secret,
+            record.commitment.original,
+            finding,
+            [record],
+            commitments,
+            trials=len(mine),
+            threshold=threshold,
         )
+        for record, finding in sought
+    ]
     return min(verdicts, key=lambda v: (v.outcome.log10_p, -v.outcome.z))

@@ -130,7 +130,7 @@ def _spread(table: Float) -> tuple[Float, Float, float]:
     across, used = np.zeros(table.shape[1]), np.zeros(table.shape[1], np.int64)
     for part in _row_parts(table):
         piece = np.clip(table[part], -limit, limit)
-        full = np.count_nonzero(piece) == piece.size
+        full = (piece != 0).all()
         counts.append(np.full(len(piece), piece.shape[1]) if full else np.count_nonzero(piece, axis=1))
         used += len(piece) if full else np.count_nonzero(piece, axis=0)
         sums.append(np.einsum("ij,ij->i", piece, piece))

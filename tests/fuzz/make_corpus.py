@@ -139,6 +139,7 @@ def corpus() -> dict[str, bytes]:
         "variants/all": compact(FINGERPRINT),
         "commitment/all": compact(WATERMARK),
         "key_ring/eight": b"\0" + noise("ring", 257),
+        "slot_places/eight": struct.pack("<8Q", *range(0, 2**14, 2**11)),
         "index/all": compact(INDEX) + b"\n" + compact(TABLE) + b"\n",
         "cosignature/witness": (kept + line(log.text(), WITNESS, "v") + f"\N{EM DASH} w {stamp}\n").encode(),
         "verifier_key/witness": key.encode(),

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import itertools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +36,7 @@ from modelvault.policy import Terms
 from modelvault.revocation import MAX_LIST_ENVELOPE, RevocationList
 from modelvault.sealedfile import SealedFile, UnverifiedGrant
 from modelvault.usage import Usage
-from modelvault.variants import KeyRing, Variants
+from modelvault.variants import KeyRing, SlotReader, Variants
 from modelvault.watermark.record import Record as MarkRecord
 
 Target = Callable[[bytes], object]
@@ -158,6 +159,15 @@ def variants(data: bytes) -> None:
 @target
 def key_ring(data: bytes) -> None:
     KeyRing.from_bytes(data[1:], 8 * (1 + data[0] if data else 1), "grant")
+
+
+@target
+def slot_places(data: bytes) -> None:
+    found = Variants(owner="SHA256:A", original=b"", slots=8, length=64, coalition=2, commitment=b"")
+    region, store = bytearray(2**14), data[: found.store].ljust(found.store, b"\0")
+    reader = SlotReader(found, memoryview(region), memoryview(store), "variants")
+    assert all(b - a >= found.length for a, b in itertools.pairwise((*reader.places, len(region))))
+    assert reader.inside(0, len(region)) == range(found.slots)
 
 
 @target

@@ -1,5 +1,8 @@
 """Strict codecs at their edges: what passes, what is refused, and in which words."""
 
+import base64
+import binascii
+import itertools
 import re
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -30,6 +33,20 @@ def test_base64() -> None:
             _codec.b64decode(value, "f")
 
 
+def test_base64_has_one_spelling() -> None:
+    for text in ("".join(t) for size in range(7) for t in itertools.product("AB/=\n", repeat=size)):
+        try:
+            data = _codec.b64decode(text, "f")
+        except FormatError:
+            try:
+                data = base64.b64decode(text, validate=True)
+            except binascii.Error:
+                continue
+            assert _codec.b64encode(data) != text
+        else:
+            assert _codec.b64encode(data) == text
+
+
 def test_canonical_json() -> None:
     assert _codec.json_encode({"b": [1, 2.5, None], "a": "é\n"}) == '{"a":"é\\n","b":[1,2.5,null]}'.encode()
     with pytest.raises(ValueError, match="JSON"):
@@ -41,6 +58,7 @@ def test_json_is_refused_in_these_words() -> None:
     assert _codec.json_decode(b"[" * (deep - 1) + b"]" * (deep - 1), "f", limit=100) is not None
     assert _codec.json_decode(b'{"a":' * (deep - 2) + b"1" + b"}" * (deep - 2), "f", limit=300) is not None
     assert _codec.json_decode(b"[1]", "f", limit=3) == [1]
+    assert _codec.json_decode(b"[1e300,18446744073709551615]", "f", limit=100) == [1e300, 2**64 - 1]
     for data, words in (
         (b"[" * deep + b"]" * deep, "f: not valid JSON: nested too deeply"),
         (b'{"a":' * (deep - 1) + b"1" + b"}" * (deep - 1), "f: not valid JSON: nested too deeply"),
@@ -48,6 +66,8 @@ def test_json_is_refused_in_these_words() -> None:
         (b'{"a":{"b":1,"b":1}}', "f: not valid JSON: a key is repeated"),
         (b"-Infinity", "f: not valid JSON: -infinity is not a number"),
         (b'{"a":1e999}', "f: not valid JSON: a number is out of range"),
+        (b"[18446744073709551616]", "f: not valid JSON: a number is out of range"),
+        (b"[-18446744073709551616]", "f: not valid JSON: a number is out of range"),
         (b'{"\\ud800":1}', "f: not valid JSON: not UTF-8"),
         (b'{"a":["\\ud800"]}', "f: not valid JSON: not UTF-8"),
         (b"\xff", "f: not valid JSON: not UTF-8"),
@@ -173,5 +193,8 @@ def test_times() -> None:
     assert parsed.tzinfo is UTC
     with refused("f: not an RFC 3339 time"):
         _codec.parse_time("yesterday", "f")
+    for text in ("2026-02-30T00:00:00Z", "0001-01-01T00:00:00+01:00"):
+        with refused("f: not an RFC 3339 time"):
+            _codec.parse_time(text, "f")
     with refused("f: the time has no zone"):
         _codec.parse_time("2026-01-02T01:00:00", "f")

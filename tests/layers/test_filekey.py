@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from modelvault._primitives import TAG, ExtentDecryptor, InvalidTag, hkdf, sealed_length
+from layers.slots import EIGHT, OWNER, PLACES, sealed_slots, variants
+from modelvault._primitives import ExtentDecryptor, InvalidTag, hkdf, sealed_length
 from modelvault.errors import FormatError, NoMatchingKey, PayloadTampered
 from modelvault.filekey import FileKey
 from modelvault.keys import RecipientKey
@@ -22,26 +23,15 @@ from modelvault.variants import (
     SlotReader,
     Variants,
     open_keys,
-    seal_slot,
     store_size,
 )
 
 NONCE = bytes(range(32))
 RAW = bytes([9] * 32)
-OWNER = "SHA256:" + "A" * 43
-EIGHT = bytes([0, 1, 1, 0, 0, 0, 0, 1])
 
 
 def refused(error: type[Exception], words: str) -> Any:
     return pytest.raises(error, match=rf"^{re.escape(words)}$")
-
-
-def variants(**changes: Any) -> Variants:
-    values: dict[str, Any] = {
-        "owner": OWNER, "original": bytes(32), "slots": 8, "length": 64, "coalition": 2, "commitment": bytes(32),
-        **changes,
-    }  # fmt: skip
-    return Variants(**values)
 
 
 def statement(key: FileKey, found: Variants | None = None) -> ModelStatement:
@@ -206,38 +196,69 @@ def test_what_a_grant_holds_depends_on_its_purpose() -> None:
             open_keys(bytes(size), variants(), purpose="audit", field="g")
 
 
+def reader_of(region: bytes | bytearray, store: bytes) -> SlotReader:
+    return SlotReader(variants(), memoryview(region), memoryview(store), "m")
+
+
 def test_slots_open_by_their_own_key() -> None:
     found, master = variants(), MasterKey(RAW)
-    places, region, store = [0, 100, 200, 300, 400, 500, 600, 700], bytearray(800), b""
-    for number, at in enumerate(places):
-        first, second = bytes([number]) * 64, bytes([128 + number]) * 64
-        place, more = seal_slot(master, number, first, second)
-        assert len(place) == 64
-        assert len(more) == 64 + 2 * TAG
-        region[at : at + 64] = place
-        store += more
-    assert len(store) == found.store == store_size(8, 64) == 8 * 96
-    sealed = bytes(region)
-    reader = SlotReader(found, places, memoryview(region), memoryview(store))
-    out = bytearray(64)
+    sealed, store = sealed_slots(master)
+    assert len(store) == found.store == store_size(8, 64) == 8 * (8 + 96)
+    region = bytearray(sealed)
+    reader = reader_of(region, store)
+    assert reader.places == PLACES
     for number in range(8):
         for bit in (0, 1):
-            reader.open(number, bit, master.slot(number, bit), memoryview(out), "m")
-            assert out == bytes([128 * bit + number]) * 64
+            assert reader.open(number, bit, master.slot(number, bit)) == bytes([128 * bit + number]) * 64
             with refused(PayloadTampered, f"m: slot {number}: does not decrypt"):
-                reader.open(number, bit, master.slot(number, 1 - bit), memoryview(out), "m")
+                reader.open(number, bit, master.slot(number, 1 - bit))
     assert bytes(region) == sealed
-    reader.choose(master.ring(EIGHT), "m")
-    for number, (at, bit) in enumerate(zip(places, EIGHT, strict=True)):
-        assert region[at : at + 64] == bytes([128 * bit + number]) * 64
+    ring = master.ring(EIGHT)
+    reader.choose(ring, range(2, 5))
+    for number, (at, bit) in enumerate(zip(PLACES, EIGHT, strict=True)):
+        chosen = bytes([128 * bit + number]) * 64
+        assert region[at : at + 64] == (chosen if number in (2, 3, 4) else sealed[at : at + 64])
         assert region[at + 64 : at + 100] == bytes(36)
-    again = SlotReader(found, places, memoryview(bytearray(sealed)), memoryview(store))
-    with refused(PayloadTampered, "m: slot 0: does not decrypt"):
-        again.choose(MasterKey(bytes(32)).ring(EIGHT), "m")
+    reader.choose(ring, range(2))
+    reader.choose(ring, range(5, 8))
+    assert [region[at] for at in PLACES] == [128 * bit + number for number, bit in enumerate(EIGHT)]
+    for first in (0, 3):
+        with refused(PayloadTampered, f"m: slot {first}: does not decrypt"):
+            reader_of(bytearray(sealed), store).choose(MasterKey(bytes(32)).ring(EIGHT), range(first, 8))
     reader.put(7, b"p" * 64)
     assert region[700:] == b"p" * 64 + bytes(36)
     with pytest.raises(ValueError, match="shorter"):
-        SlotReader(found, places[:7], memoryview(bytearray(sealed)), memoryview(store)).choose(master.ring(EIGHT), "m")
+        list(KeyRing(EIGHT[:7], bytes(8 * 32)).chosen(range(8)))
+
+
+def test_slots_are_found_by_the_bytes_they_lie_in() -> None:
+    reader = reader_of(*sealed_slots(MasterKey(RAW)))
+    for start, stop, slots in (
+        (0, 800, range(8)), (0, 764, range(8)), (0, 763, range(7)), (0, 64, range(1)), (0, 63, range(0)),
+        (1, 800, range(1, 8)), (100, 164, range(1, 2)), (101, 264, range(2, 3)), (101, 263, range(2, 2)),
+        (764, 800, range(8, 8)), (110, 120, range(2, 2)), (0, 0, range(0)),
+    ):  # fmt: skip
+        assert reader.inside(start, stop) == slots
+
+
+@pytest.mark.parametrize(
+    ("number", "place"), [(0, 37), (1, 137), (1, 2**64 - 1), (6, 637), (6, 701), (7, 737), (7, 2**64 - 1)]
+)
+def test_slots_that_overlap_or_leave_the_region_are_refused(number: int, place: int) -> None:
+    region, store = sealed_slots(MasterKey(RAW))
+    assert reader_of(region, place_at(store, number, PLACES[number])).places == PLACES
+    with refused(FormatError, f"m: slots[{number}]: overlaps the next one, or the region's end"):
+        reader_of(region, place_at(store, number, place))
+
+
+def place_at(store: bytes, number: int, place: int) -> bytes:
+    return store[: 8 * number] + place.to_bytes(8, "little") + store[8 * number + 8 :]
+
+
+def test_slots_may_touch_each_other_and_the_regions_end() -> None:
+    region, store = sealed_slots(MasterKey(RAW))
+    for number, place in ((0, 36), (3, 336), (7, 736)):
+        assert reader_of(region, place_at(store, number, place)).places[number] == place
 
 
 def a_dict(**changes: Any) -> dict[str, Any]:

@@ -56,7 +56,27 @@ def test_iterations() -> None:
                 check_cost(block, "f")
 
 
-@pytest.mark.parametrize("der", [b"\x30", b"\x30\x05\x30", b"\x30\x02\x30\x09", b"\x30\x84\xff\xff\xff\xff"])
+def long(tag: int, body: bytes) -> bytes:
+    """A DER element whose length takes two bytes more than it must."""
+    return bytes([tag, 0x83]) + len(body).to_bytes(3, "big") + body
+
+
+def test_lengths_are_read_in_every_place() -> None:
+    number = long(2, (MAX_ITERATIONS + 1).to_bytes(4, "big"))
+    block = pem.armour("ENCRYPTED PRIVATE KEY", long(0x30, long(0x30, long(4, bytes(300)) + long(0x30, number))))
+    with pytest.raises(FormatError, match=r"^f: its passphrase costs 1e"):
+        check_cost(block, "f")
+
+
+@pytest.mark.parametrize("der", [b"", b"\x30\x00", b"\x30\x02\x30\x00"])
+def test_nothing_costs_nothing(der: bytes) -> None:
+    check_cost(pem.armour("ENCRYPTED PRIVATE KEY", der), "f")
+
+
+@pytest.mark.parametrize(
+    "der",
+    [b"\x30", b"\x30\x05\x30", b"\x30\x02\x30\x09", b"\x30\x84\xff\xff\xff\xff", b"\x30\x80" + bytes(200)],
+)
 def test_damage(der: bytes) -> None:
     with pytest.raises(KeyUnavailable, match=r"^f: wrong passphrase, or a damaged file$"):
         check_cost(pem.armour("ENCRYPTED PRIVATE KEY", der), "f")
@@ -66,7 +86,8 @@ def test_deep_nesting_and_no_base64() -> None:
     nested = b""
     for _ in range(20_000):
         nested = b"\x30\x83" + len(nested).to_bytes(3, "big") + nested
-    for block in (pem.armour("ENCRYPTED PRIVATE KEY", nested), b"-----BEGIN X-----\n=A=\n-----END X-----\n"):
+    bad = (b"-----BEGIN X-----\n%b\n-----END X-----\n" % text for text in (b"=A=", b"MAIwAA==AAAA"))
+    for block in (pem.armour("ENCRYPTED PRIVATE KEY", nested), *bad):
         with pytest.raises(KeyUnavailable, match=r"^f: wrong passphrase, or a damaged file$"):
             check_cost(block, "f")
 

@@ -5,6 +5,7 @@ import copy
 import hashlib
 import os
 import re
+import secrets
 import stat
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x25519
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from modelvault.errors import FileError, FormatError, KeyUnavailable, NoMatchingKey, SignatureInvalid
 from modelvault.keys import (
@@ -103,6 +106,8 @@ def test_private_files() -> None:
     assert asked == [1]  # once for all parts
     mixed = plain[: plain.index(b"-----END") + 25] + sealed[sealed.rindex(b"-----BEGIN") :]
     assert PublisherKey.from_pem(mixed, ask, "f").public == key.public
+    mixed = sealed[: sealed.rindex(b"-----BEGIN")] + plain[plain.rindex(b"-----BEGIN") :]
+    assert PublisherKey.from_pem(mixed, ask, "f").public == key.public
     for data, secret, words, error in (
         (sealed, None, "encrypted, and no passphrase was given", KeyUnavailable),
         (sealed, lambda: b"other", "wrong passphrase, or a damaged file", KeyUnavailable),
@@ -117,6 +122,20 @@ def test_private_files() -> None:
             kind.from_pem(RecipientKey.generate("x25519").to_pem(None), None, "f")
     with pytest.raises(FormatError, match=r"^f: not a key of this role"):
         RecipientKey.from_pem(HostKey.generate().to_pem(None), None, "f")
+
+
+def test_every_error_names_the_file() -> None:
+    stranger = RecipientKey.generate("x25519").public.to_pem()
+    for kind, other in (
+        (PublisherPublic, stranger), (HostPublic, stranger), (RecipientPublic, HostKey.generate().public.to_pem())
+    ):  # fmt: skip
+        with pytest.raises(FormatError, match=r"^f: not a key of this role"):
+            kind.from_pem(other, "f")
+        with refused("f: expected 1 to 4 PEM blocks, got 0"):
+            kind.from_pem(b"", "f")
+    for private in (PublisherKey, RecipientKey, HostKey, OwnerSecret):
+        with refused("f: expected 1 to 4 PEM blocks, got 0"):
+            private.from_pem(b"", None, "f")
 
 
 @pytest.mark.parametrize("log_n", [7, 8, 15, 16])
@@ -149,6 +168,19 @@ def test_der_integers(value: int, der: str) -> None:
     assert pem._integer(value).hex() == der
 
 
+def test_the_encrypted_container_byte_by_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 5958, RFC 8018 and RFC 7914: a salt and an IV of 16 bytes, N = 1024, r = 8, p = 1, a key of 32 bytes."""
+    monkeypatch.setattr(secrets, "token_bytes", lambda size: bytes(size or 32))
+    kdf = "302c06092b06010401da47040b" + "301f" + "0410" + "00" * 16 + "02020400" + "020108" + "020101" + "020120"
+    cipher = "301d" + "060960864801650304012a" + "0410" + "00" * 16
+    scheme = "305a" + "06092a864886f70d01050d" + "304d" + kdf + cipher
+    der = pem._pbes2(bytes(40), b"word")
+    assert der.hex()[:-96] == "30818e" + scheme + "0430"
+    key = hashlib.scrypt(b"word", salt=bytes(16), n=1024, r=8, p=1, dklen=32)
+    decryptor = Cipher(algorithms.AES(key), modes.CBC(bytes(16))).decryptor()
+    assert decryptor.update(der[-48:]) + decryptor.finalize() == bytes(40) + bytes([8]) * 8
+
+
 def test_the_cost_of_a_guess(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert (pem.SCRYPT_LOG_N, pem.SCRYPT_R) == (17, 8)
@@ -174,6 +206,7 @@ def test_owner_files() -> None:
     for data, secret, words, error in (
         (plain + plain, None, "expected one MODELVAULT OWNER SECRET block", FormatError),
         (plain.replace(b"\nAAEC", b"\nA=EC"), None, "not base64", FormatError),
+        (plain.replace(b"=\n", b"=\nAAAA\n"), None, "not base64", FormatError),
         (pem.armour("MODELVAULT OWNER SECRET", bytes(33)), None, "expected 32 bytes, got 33", FormatError),
         (pem.armour(encrypted, body + b"x"), lambda: b"word", "encrypted secret has 77 bytes", FormatError),
         (pem.armour(encrypted, body[:-1] + bytes([body[-1] ^ 1])), lambda: b"word", "wrong passphrase", KeyUnavailable),
@@ -182,6 +215,14 @@ def test_owner_files() -> None:
     ):
         with refused(f"f: {words}", error):
             OwnerSecret.from_pem(data, secret, "f")
+
+
+def test_an_owner_file_by_hand() -> None:
+    """scrypt (RFC 7914) and AES-256-GCM, salt and nonce first."""
+    text = OwnerSecret(bytes(range(32))).to_pem(b"word")
+    body = base64.b64decode(b"".join(text.splitlines()[1:-1]))
+    key = hashlib.scrypt(b"word", salt=body[:16], n=2**pem.SCRYPT_LOG_N, r=8, p=1, dklen=32)
+    assert AESGCM(key).decrypt(body[16:28], body[28:], b"modelvault/v1/owner") == bytes(range(32))
 
 
 # -- signatures
@@ -248,7 +289,7 @@ def test_curves_are_told_apart() -> None:
         RecipientPublic.of([p384.public_key()])
     with refused("key: not a key of this role (expected ed25519)"):
         HostPublic.of([p256.public_key()])
-    with pytest.raises(FormatError, match="not a key of this role"):
+    with pytest.raises(FormatError, match=r"^key: not a key of this role"):
         PublisherPublic.of([])
 
 
@@ -269,6 +310,10 @@ def test_files_of_keys(tmp_path: Path) -> None:
     assert path.read_bytes() == b"private"
     store.write_pair(where, "alone", b"private", None)
     assert not (where / "alone.pub").exists()
+    (where / "linked.key").symlink_to(tmp_path / "elsewhere")
+    with refused(f"{where / 'linked.key'}: file exists", FileError):  # a link to nothing is not written through
+        store.write_pair(where, "linked", b"private", None)
+    assert not (tmp_path / "elsewhere").exists()
     (tmp_path / "file").write_bytes(b"")
     with refused(f"{tmp_path / 'file' / 'k' / 'a.key'}: not a directory", FileError):
         store.write_pair(tmp_path / "file" / "k", "a", b"", None)
@@ -292,6 +337,8 @@ def test_references(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for bad in ("", ".hidden", "a b", "x" * 65, "-x"):
         with refused(f"key name {bad!r}: expected [A-Za-z0-9][A-Za-z0-9._-]{{0,63}}"):
             store.check_key_name(bad)
+    with refused(f"key name {'!' * 80!r}: expected [A-Za-z0-9][A-Za-z0-9._-]{{0,63}}"):
+        store.check_key_name("!" * 90)
     assert store.check_key_name("x" * 64) == "x" * 64
     store.write_pair(store.folder("publisher"), "acme", b"x", b"y")
     assert store.own_of("acme", ".pub") == str(tmp_path / "keys" / "publisher" / "acme.own.pub")
@@ -384,6 +431,9 @@ def test_every_role_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     where = tmp_path / "keys" / "host" / "k.key"
     with refused(f"{where}: encrypted, and no passphrase was given", KeyUnavailable):
         store.load_host("k")
+    where.with_suffix(".pub").write_bytes(b"text")
+    with refused(f"{where.with_suffix('.pub')}: text that is not a PEM block"):
+        store.load_host_public("k")
     monkeypatch.setenv("K", host.public.to_pem().decode())
     assert store.load_host_public("env:K") == host.public
     monkeypatch.setenv("P", publisher.to_pem(b"word").decode())
@@ -432,7 +482,10 @@ def test_every_role_by_uri(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("K", "text")
-    assert [sources.is_source(r) for r in ("env:K", "fd:3", "keyring:k", "file:k", "env")] == [True] * 3 + [False] * 2
+    assert all(sources.is_source(reference) for reference in ("env:K", "fd:3", "keyring:k", "keyring:k:2"))
+    assert not any(sources.is_source(reference) for reference in ("file:k", "env"))
+    monkeypatch.setenv("K:2", "more")
+    assert sources.read("env:K:2", limit=4) == b"more"
     assert sources.read("env:K", limit=4) == b"text"
     with refused("env:K: larger than the limit of 3 bytes"):
         sources.read("env:K", limit=3)
@@ -520,7 +573,7 @@ def test_a_keyring(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_backends_are_extras(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert all(remote.is_remote(reference) for reference in ("pkcs11:object=x", "tpm2:0x81"))
+    assert all(remote.is_remote(reference) for reference in ("pkcs11:object=x", "tpm2:0x81", "pkcs11:a:b"))
     assert not any(remote.is_remote(reference) for reference in ("vault", "env:K"))
     for scheme, (name, package) in remote.BACKENDS.items():
         monkeypatch.setitem(sys.modules, f"modelvault.keys.{name}", None)

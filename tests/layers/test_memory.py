@@ -104,6 +104,26 @@ def test_a_libc_that_locks_nothing(error: type[Exception], monkeypatch: pytest.M
     assert _memory._find_mlock() is None
 
 
+@pytest.mark.parametrize("answer", [0, -1])
+def test_all_of_a_buffer_is_to_be_locked(answer: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int, int]] = []
+
+    def mlock2(*given: int) -> int:
+        asked.append((given[0], given[1], given[2]))
+        return answer
+
+    monkeypatch.setattr(_memory, "_mlock2", mlock2)
+    buffer = SecureBuffer(5000)
+    assert asked == [(ctypes.addressof(ctypes.c_char.from_buffer(buffer.mapped)), 5000, 1)]  # 1: MLOCK_ONFAULT
+    assert buffer.locked == (answer == 0)
+
+
+def test_what_the_system_s_call_takes() -> None:
+    """An address is no 32-bit number, which is what ctypes would pass."""
+    found: Any = _memory._find_mlock()
+    assert found is None or found.argtypes == (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+
 def test_locking_that_is_not_allowed() -> None:
     """An ordinary process has a limit on locked memory; the buffer then works unlocked, and says so."""
     script = (

@@ -19,7 +19,15 @@ from modelvault.onnxfile import OpenModel, split
 from modelvault.onnxfile.anonymise import anonymise
 from modelvault.onnxfile.quantised import dequantised
 from modelvault.onnxfile.split import parse
-from modelvault.onnxfile.tensors import TensorReader, float_bytes, set_floats, show
+from modelvault.onnxfile.tensors import (
+    TensorReader,
+    element_type,
+    elements,
+    float_bytes,
+    is_integer,
+    set_floats,
+    show,
+)
 from modelvault.onnxfile.walk import constants, describe, graphs, leaves, nodes, other_tensors, strip
 
 np: Any = numpy  # arrays and nodes are written here in ways that their stubs do not know
@@ -54,7 +62,9 @@ def external(name: str, location: str, shape: Any = BIG.shape, dtype: int = FLOA
 
 
 def region(taken: Any, piece: int = 2**20) -> bytes:
-    return b"".join(bytes(view) for view in taken.stream(piece))
+    views = [bytes(view) for view in taken.stream(piece)]
+    assert all(views)  # none of them is empty
+    return b"".join(views)
 
 
 # -- one tensor
@@ -113,6 +123,10 @@ def test_inline_data() -> None:
     assert reader.data(packed, 2, "w") is None  # packed elements in a typed field stay where they are
     with refused("m: tensor 'w': inconsistent data: cannot reshape array of size 1 into shape (2,)"):
         reader.data(TensorProto(data_type=FLOAT, dims=[2], float_data=[1]), 8, "w")
+    with pytest.raises(ModelError) as long:  # a shape of many dimensions is cut
+        reader.data(TensorProto(data_type=FLOAT, dims=[1000] * 64, float_data=[1]), 8, "w")
+    start = "inconsistent data: "
+    assert len(str(long.value).partition(start)[2]) == 200
     with refused("m: tensor 'w': data has 8 bytes, its shape needs 9"):
         reader.data(helper.make_tensor("w", FLOAT, [2], [1.0, 2.0]), 9, "w")
 
@@ -130,6 +144,43 @@ def test_lists_of_floats() -> None:
     assert list(attribute.floats) == [7.0]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "array"),
+    [
+        ("FLOAT", np.float32([1.5, -2])), ("FLOAT16", np.float16([1.5])), ("DOUBLE", np.float64([1.5])),
+        ("INT8", np.int8([-1])), ("UINT8", np.uint8([255])), ("INT64", np.int64([-(2**40)])),
+        ("BOOL", np.array([True, False])),
+    ],
+)  # fmt: skip
+def test_numbers_in_a_tensor_s_bytes(dtype: str, array: Any) -> None:
+    found = elements(dtype, array.tobytes())
+    assert found is not None
+    assert (found.dtype, found.tolist()) == (array.dtype, array.tolist())
+    assert element_type(dtype) == array.dtype
+
+
+def test_numbers_of_four_bits() -> None:
+    data = bytes([0x21, 0xF8])
+    for dtype, numbers in (("UINT4", [1, 2, 8, 15]), ("INT4", [1, 2, -8, -1])):
+        found = elements(dtype, bytearray(data))
+        assert found is not None
+        assert (found.dtype, found.tolist()) == (np.int8, numbers)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    ["STRING", "COMPLEX64", "COMPLEX128", "UNDEFINED", "NOTHING", "FLOAT4E2M1", "INT2", "UINT2"],
+)
+def test_elements_that_are_no_real_numbers_of_whole_bytes(dtype: str) -> None:
+    assert element_type(dtype) is None
+    assert elements(dtype, bytes(16)) is None
+
+
+def test_whole_numbers_by_name() -> None:
+    whole = ("INT8", "INT4", "UINT64", "UINT2", "BOOL")
+    assert [d for d in (*whole, "FLOAT", "BFLOAT16", "STRING", "COMPLEX64") if is_integer(d)] == list(whole)
+
+
 # -- external data
 
 
@@ -144,6 +195,10 @@ def test_lists_of_floats() -> None:
         (external("w", "d", colour="red"), "external_data: unknown key 'colour'"),
         (external("w", "../d"), "external_data.location: '../d': path leaves its folder through '..'"),
         (external("w", "none"), "external_data.location: none: no such file or directory"),
+        (
+            TensorProto(name="w", data_type=FLOAT, dims=[600], data_location=EXTERNAL),
+            "external_data.location: empty path",
+        ),
         (external("w", "m.onnx"), "external_data.location: is the model file itself"),
         (external("w", "link"), "external_data.location: is the model file itself"),
     ],
@@ -177,17 +232,23 @@ def test_external_weights_are_streamed(tmp_path: Path) -> None:
         external("twin", "b.bin", offset=100, length=2400, checksum="x"),
         external("two", "./b.bin", offset=2560),
         external("three", "a.bin"),
+        numpy_helper.from_array(np.arange(257, dtype=np.float32), "odd"),
         numpy_helper.from_array(4 * BIG, "inline"),
         numpy_helper.from_array(np.float32([1]), "small"),
         external("short", "a.bin", shape=[2]),
+        external("shorter", "./sub/c.bin", shape=[1], offset=4),
+        external("shortest", "sub//c.bin", shape=[1]),
     ]
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "c.bin").write_bytes(np.float32([8, 9]).tobytes())
     path = stored(tmp_path, model(tensors=tensors))
     for piece in (64, 999, 2400, 2**20):
         taken = split(path)
         data, places = region(taken, piece), {t.name: t for t in taken.tensors}
         assert len(data) == taken.region
-        assert [s.path for s in taken.sources] == ["m.onnx", "a.bin", "b.bin"]
-        assert [s.size for s in taken.sources] == [path.stat().st_size, 2400, 100 + 4800 + 64]
+        assert [s.path for s in taken.sources] == ["m.onnx", "a.bin", "b.bin", "sub/c.bin"]
+        assert [s.size for s in taken.sources] == [path.stat().st_size, 2400, 100 + 4800 + 64, 8]
+        assert (places["odd"].offset, places["inline"].offset) == (0, 1088)
         for name, factor in (("one", 1), ("twin", 1), ("two", 2), ("three", 3), ("inline", 4)):
             at = places[name].offset
             assert at % 64 == 0
@@ -195,15 +256,67 @@ def test_external_weights_are_streamed(tmp_path: Path) -> None:
             assert data[at : at + 2400] == (factor * BIG).tobytes(), name
         assert places["one"].offset == places["twin"].offset
         assert "small" not in places
-        digests = {
-            name: hashlib.sha256((tmp_path / name).read_bytes()).digest() for name in ("m.onnx", "a.bin", "b.bin")
-        }
-        assert taken.source_digests() == digests
+        names = [s.path for s in taken.sources]
+        assert taken.source_digests() == {n: hashlib.sha256((tmp_path / n).read_bytes()).digest() for n in names}
     graph = onnx.load_from_string(split(path, keep_docs=True).graph)
     kept = {t.name: t for t in graph.graph.initializer}
     assert numpy_helper.to_array(kept["short"]).tolist() == [0, 3]
+    assert [numpy_helper.to_array(kept[name]).tolist() for name in ("shorter", "shortest")] == [[9], [8]]
     entries = {e.key: e.value for e in kept["one"].external_data}
     assert entries == {"location": "weights", "offset": str(places["one"].offset), "length": "2400"}
+
+
+def test_what_is_read_is_not_gathered(tmp_path: Path) -> None:
+    """Without an edit, a weight's bytes go on as they are read, so that memory does not grow with it."""
+    (tmp_path / "d").write_bytes(bytes(50) + BIG.tobytes())
+    path = stored(tmp_path, model(tensors=[external("w", "d", offset=50)]))
+    for edit, first in ((None, 950), (lambda *_: None, 1000)):
+        assert len(next(iter(split(path, edit=edit).stream(1000)))) == first
+
+
+@pytest.mark.parametrize(("count", "moved"), [(255, False), (256, True)])
+def test_weights_from_one_kibibyte_on_are_moved(tmp_path: Path, count: int, moved: bool) -> None:
+    numbers = np.arange(count, dtype=np.float32)
+    for tensor in (numpy_helper.from_array(numbers, "w"), helper.make_tensor("w", FLOAT, [count], numbers)):
+        taken = split(stored(tmp_path, model(tensors=[tensor])))
+        assert [t.name for t in taken.tensors] == ["w"] * moved
+        assert region(taken) == numbers.tobytes() * moved
+        assert taken.region == numbers.nbytes * moved
+    path = stored(tmp_path, model(tensors=[TensorProto(name="w", data_type=FLOAT, dims=[300], float_data=[1])]))
+    words = f"{path}: tensor 'w': inconsistent data: cannot reshape array of size 1 into shape (300,)"
+    for read in (split, OpenModel):
+        with refused(words):
+            read(path)
+    path.write_bytes(b"")
+    for read in (split, OpenModel):
+        with refused(f"{path}: not an ONNX model (no graph)"):
+            read(path)
+
+
+def test_a_constant_without_an_output_goes_by_its_node(tmp_path: Path) -> None:
+    node = helper.make_node("Constant", [], [], "node", value=numpy_helper.from_array(BIG, "c"))
+    (place,) = split(stored(tmp_path, model([node]))).tensors
+    assert place.name == "node"
+
+
+def test_what_split_says_of_a_model(tmp_path: Path) -> None:
+    looked: list[bytes] = []
+    made = everywhere()
+    path = stored(tmp_path, made)
+    taken = split(path, look=looked.append)
+    assert looked == [path.read_bytes()]
+    assert [(v.name, v.dtype, v.shape) for v in taken.inputs] == [("x", "float", ("n", 8))]
+    assert [(v.name, v.dtype, v.shape) for v in taken.outputs] == [("y", "float", ())]
+    assert b"secret" not in taken.graph
+    assert b"named" not in taken.graph
+    kept = split(path, keep_docs=True).graph
+    assert b"secret" in kept
+    assert b"named" in kept
+    for values in (made.graph.input, made.graph.output):
+        values[0].type.tensor_type.elem_type = 99
+        with refused(f"{stored(tmp_path, made)}: value {values[0].name!r}: unknown element type"):
+            split(path)
+        values[0].type.tensor_type.elem_type = FLOAT
 
 
 def test_edits_on_the_way(tmp_path: Path) -> None:
@@ -282,7 +395,8 @@ def test_overlaps_and_names_used_twice(tmp_path: Path) -> None:
         split(path)
     sparse = onnx.SparseTensorProto(values=numpy_helper.from_array(np.float32([1]), "w"), dims=[8])
     sparse.indices.CopyFrom(numpy_helper.from_array(np.int64([3]), "i"))
-    path = stored(tmp_path, model(tensors=[numpy_helper.from_array(np.float32([1]), "w")], sparse=[sparse]))
+    tensors = [numpy_helper.from_array(np.float32([1]), name) for name in ("v", "w")]
+    path = stored(tmp_path, model(tensors=tensors, sparse=[sparse]))
     with refused(f"{path}: two initializers are named 'w'"):
         split(path)
 
@@ -299,6 +413,9 @@ def test_what_cannot_be_taken_into_the_graph(tmp_path: Path, monkeypatch: pytest
     assert BIG.tobytes() in split(path).graph
     monkeypatch.setattr(split_module, "MAX_GRAPH", 2399)
     with refused(f"{path}: tensor 'a': {words}"):
+        split(path)
+    monkeypatch.setattr(split_module, "MAX_GRAPH", 2400)  # the tensor alone would fit
+    with pytest.raises(ModelError, match=r"the graph without its large weights has \d+ bytes, above 2400$"):
         split(path)
 
 
@@ -353,6 +470,37 @@ def test_files_that_are_no_model() -> None:
     assert parse(other.SerializeToString(), "m").graph.name == "main"
     outputs = helper.make_model(helper.make_graph([], "g", [], [VALUE("y", FLOAT, [1])]))
     assert parse(outputs.SerializeToString(), "m").graph.output[0].name == "y"
+
+
+@pytest.mark.parametrize(
+    ("place", "field"),
+    [
+        (lambda m: m, "producer_name"), (lambda m: m.opset_import[1], "domain"), (lambda m: m.graph, "name"),
+        (lambda m: m.graph.node[0], "name"), (lambda m: m.graph.input[0], "name"),
+        (lambda m: m.metadata_props[0], "key"),
+        (lambda m: m.graph.initializer[0], "name"), (lambda m: m.graph.initializer[0], "doc_string"),
+        (lambda m: m.graph.initializer[0].external_data[0], "key"),
+        (lambda m: m.graph.initializer[0].external_data[1], "value"),
+        (lambda m: m.graph.initializer[0].metadata_props[0], "value"),
+    ],
+)  # fmt: skip
+def test_text_that_is_not_utf_8(place: Any, field: str) -> None:
+    tensor = external("w", "d", offset="0")
+    tensor.metadata_props.add(key="k", value="v")
+    tensor.doc_string = "d"
+    made = model(tensors=[tensor], producer_name="p")
+    made.opset_import.add(domain="d", version=1)
+    made.metadata_props.add(key="k", value="v")
+    assert parse(made.SerializeToString(), "m") == made
+    setattr(place(made), field, "NOTUTF8")
+    with refused("m: not an ONNX model (text that is not UTF-8)"):
+        parse(made.SerializeToString().replace(b"NOTUTF8", b"\xff" * 7), "m")
+
+
+def test_lists_of_texts_that_are_not_utf_8() -> None:
+    made = model([helper.make_node("Identity", ["x", "NOTUTF8"], ["y"])])
+    with refused("m: not an ONNX model (text that is not UTF-8)"):
+        parse(made.SerializeToString().replace(b"NOTUTF8", b"\xff" * 7), "m")
 
 
 def everywhere() -> Any:
@@ -431,11 +579,15 @@ def test_names_go_from_everywhere() -> None:
     made.graph.node[2].input.append("nowhere")
     made.graph.quantization_annotation.add(tensor_name="nowhere")
     made.functions[0].output.append("nowhere")
+    made.functions[0].input.append("")
+    made.graph.node[3].attribute[0].g.initializer.add(name="y")  # hides the model's output: it is another value
     made.functions[0].value_info.append(VALUE("nowhere", FLOAT, [1]))
     note = made.graph.quantization_annotation.add(tensor_name="h")
     note.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="initializer")
     note.quant_parameter_tensor_names.add(key="ZERO_POINT_TENSOR", value="elsewhere")
+    fields = [[f.name for f, _ in a.ListFields()] for n in nodes(made) for a in n.attribute]
     anonymise(made)
+    assert [[f.name for f, _ in a.ListFields()] for n in nodes(made) for a in n.attribute] == fields
     names = {made.graph.name, *(n for node in nodes(made) for n in [node.name, *node.input, *node.output])}
     assert names <= {"", "g", "x", "y", "nowhere", *(f"v{n}" for n in range(40))}
     assert {graph.name for graph in graphs(made)} == {"g"}
@@ -453,7 +605,9 @@ def test_names_go_from_everywhere() -> None:
     assert note.quant_parameter_tensor_names[0].value == made.graph.initializer[0].name
     assert note.quant_parameter_tensor_names[1].value == "elsewhere"
     function = made.functions[0]
-    assert function.node[0].input == function.input == [function.value_info[0].name]
+    assert function.input == [function.value_info[0].name, ""]
+    assert function.node[0].input == function.input[:1]
+    assert made.graph.node[3].attribute[0].g.initializer[1].name in {f"v{n}" for n in range(40)}
     assert function.node[0].output[0] == function.output[0]
     assert not [t.name for t in other_tensors(made) if "attribute" in t.name]
 
@@ -492,8 +646,10 @@ def test_descriptions() -> None:
         (onnx.TypeProto(), "unknown", ()),
     ]
     for kind, words, shape in cases:
-        found = describe(helper.make_value_info("v", kind))
+        found = describe(helper.make_value_info("v", kind), "m")
         assert (found.name, found.dtype, found.shape) == ("v", words, shape)
+    with refused("m: value 'v': unknown element type"):
+        describe(VALUE("v", 99, []), "m")
 
 
 def test_leaves_of_trees() -> None:
@@ -524,7 +680,7 @@ def opened_everywhere(tmp_path: Path) -> Path:
     body[1].attribute.append(helper.make_attribute("many", [numpy_helper.from_array(np.float32([5]), "")]))
     tensors = [
         external("w", "d"), external("twin", "d"), external("two", "d", offset=2400),
-        numpy_helper.from_array(np.float32([6]), "i"), helper.make_tensor("s", TensorProto.STRING, [1], [b"x"]),
+        helper.make_tensor("i", FLOAT, [1], [6.0]), helper.make_tensor("s", TensorProto.STRING, [1], [b"x"]),
         TensorProto(name="packed", data_type=INT4, dims=[2], int32_data=[0x21]),
         TensorProto(name="none", data_type=FLOAT, dims=[0]),
     ]  # fmt: skip
@@ -608,6 +764,11 @@ def test_weights_in_memory(tmp_path: Path) -> None:
     first = model(tensors=[external("w", "weights")]).SerializeToString()  # without an offset: from the start
     opened = OpenModel("sealed", graph=first, region=memoryview(BIG.tobytes()))
     assert opened.read(opened.weights[0]) == BIG.tobytes()
+    for length in (2399, 2401):
+        wrong = model(tensors=[external("w", "weights", length=length)]).SerializeToString()
+        opened = OpenModel("sealed", graph=wrong, region=memoryview(bytes(3000)))
+        with refused(f"sealed: tensor 'w': data has {length} bytes, its shape needs 2400"):
+            opened.read(opened.weights[0])
     short = OpenModel("sealed", graph=taken.graph, region=memory[:-1])
     with refused("sealed: tensor 'two': ends beyond the weights region"):
         short.read(by_name["two"])
@@ -617,7 +778,10 @@ def test_weights_in_memory(tmp_path: Path) -> None:
 
 
 def floats(path: Path) -> dict[str, Any]:
-    return {name: read() for name, _shape, read in dequantised(OpenModel(path))}
+    found = [(name, shape, read()) for name, shape, read in dequantised(OpenModel(path))]
+    assert all((values.dtype, values.shape) == (np.float32, shape) for _, shape, values in found)
+    assert len({name for name, _, _ in found}) == len(found)
+    return {name: values for name, _, values in found}
 
 
 def init(name: str, array: Any) -> TensorProto:
@@ -625,6 +789,7 @@ def init(name: str, array: Any) -> TensorProto:
 
 
 INTEGERS = np.arange(12, dtype=np.int8).reshape(3, 4) - 6
+PAIRS = np.arange(1, 7).reshape(3, 2)
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float16])
@@ -636,10 +801,19 @@ def test_dequantised_by_tensor_row_and_block(tmp_path: Path, kind: Any) -> None:
         node("tensor", "s"), node("tensor zero", "s", "z"), node("columns", "s4"), node("rows", "s3", "z3", axis=0),
         node("last", "s4", axis=-1), node("blocks", "s32", axis=1, block_size=2), node("no scale", "none"),
         helper.make_node("DequantizeLinear", ["s", "s"], ["no integers"]), node("integer scale", "z"),
+        node("blocks zero", "s32", "z32", block_size=2), node("part of a block", "s32", block_size=3),
+        node("one block", "s31", block_size=2**40), node("columns, block unused", "s4", block_size=2),
+        helper.make_node("DequantizeLinear", ["list", "s4"], ["list by element"], axis=0),
+        helper.make_node("DequantizeLinear", ["list", "s4"], ["list by itself"]),
+        helper.make_node("DequantizeLinear", ["z", "s"], ["scalar"]),
+        helper.make_node("DequantizeLinear", ["z", "s11"], ["scalar by a table of one"]),
+        helper.make_node("DequantizeLinear", ["w", "s"], []),
     ]  # fmt: skip
     tensors = [
         init("w", INTEGERS), init("s", kind(0.5)), init("z", np.int8(2)), init("s4", kind([1, 2, 4, 8])),
-        init("s3", kind([1, 2, 4])), init("z3", np.int8([0, 1, 2])), init("s32", kind([[1, 2], [3, 4], [5, 6]])),
+        init("s3", kind([1, 2, 4])), init("z3", np.int8([0, 1, 2])), init("s32", kind(PAIRS)),
+        init("z32", np.int8(PAIRS)), init("s31", kind([[1], [2], [4]])), init("list", INTEGERS[0]),
+        init("s11", kind([[0.5]])),
     ]  # fmt: skip
     found = floats(stored(tmp_path, model(body, tensors)))
     values = INTEGERS.astype(np.float32)
@@ -649,11 +823,18 @@ def test_dequantised_by_tensor_row_and_block(tmp_path: Path, kind: Any) -> None:
         "columns": values * [1, 2, 4, 8],
         "rows": (values - [[0], [1], [2]]) * [[1], [2], [4]],
         "last": values * [1, 2, 4, 8],
-        "blocks": values * np.repeat([[1, 2], [3, 4], [5, 6]], 2, axis=1),
+        "blocks": values * np.repeat(PAIRS, 2, axis=1),
+        "blocks zero": (values - np.repeat(PAIRS, 2, axis=1)) * np.repeat(PAIRS, 2, axis=1),
+        "part of a block": values * np.repeat(PAIRS, 3, axis=1)[:, :4],
+        "one block": values * [[1], [2], [4]],
+        "columns, block unused": values * [1, 2, 4, 8],
+        "list by element": values[0] * [1, 2, 4, 8],
+        "list by itself": values[0] * [1, 2, 4, 8],
+        "scalar": np.array(1),
+        "scalar by a table of one": np.array(1),
     }
     assert set(found) == set(expected)
     for name, value in expected.items():
-        assert found[name].dtype == np.float32
         assert np.array_equal(found[name], value), name
 
 
@@ -661,11 +842,21 @@ def test_scales_that_do_not_fit(tmp_path: Path) -> None:
     body = [
         helper.make_node("DequantizeLinear", ["w", "s3"], ["y"]),
         helper.make_node("DequantizeLinear", ["w", "s36"], ["z"], block_size=1),
+        helper.make_node("DequantizeLinear", ["w", "s33"], ["one block too many"], block_size=2),
+        helper.make_node("DequantizeLinear", ["w", "s33"], ["no blocks"]),
+        helper.make_node("DequantizeLinear", ["w", "s33"], ["negative"], block_size=-2),
+        helper.make_node("DequantizeLinear", ["scalar", "s3"], ["a number"]),
+        helper.make_node("MatMulInteger", ["x", "scalar", "", "z3"], ["product"]),
     ]
-    tensors = [init("w", INTEGERS), init("s3", np.float32([1, 2, 3])), init("s36", np.ones((3, 6), np.float32))]
+    tensors = [
+        init("w", INTEGERS), init("s3", np.float32([1, 2, 3])), init("s36", np.ones((3, 6), np.float32)),
+        init("s33", np.ones((3, 3), np.float32)), init("scalar", np.int8(1)), init("z3", np.int8([1, 2, 3])),
+    ]  # fmt: skip
     path = stored(tmp_path, model(body, tensors))
     readers = {name: read for name, _, read in dequantised(OpenModel(path))}
-    for name in ("y", "z"):
+    names = ["y", "z", "one block too many", "no blocks", "negative", "a number", "scalar less its zero point"]
+    assert list(readers) == names
+    for name in names:
         with refused(f"{path}: tensor {name!r}: scale or zero point of another shape"):
             readers[name]()
 
@@ -700,22 +891,40 @@ def nibbles(numbers: Any) -> Any:
 
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("zero", [False, True])
-def test_numbers_packed_in_blocks(tmp_path: Path, bits: int, zero: bool) -> None:
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_numbers_packed_in_blocks(tmp_path: Path, bits: int, zero: bool, kind: Any) -> None:
     rows, columns, block, count = 2, 20, 16, 2
     numbers = np.random.default_rng(1).integers(0, 2**bits, (rows, count, block))
     packed = nibbles(numbers).reshape(rows, count, 8) if bits == 4 else numbers.astype(np.uint8)
-    scale = np.float32([[1, 2], [0.5, 4]])
+    scale = kind([[1, 2], [0.5, 4]])
     points = np.array([[3, 5], [7, 9]])
     zeros = nibbles(points) if bits == 4 else points.astype(np.uint8)
     inputs = ["x", "q", "s", *(["z"] if zero else [])]
-    settings = {"N": rows, "K": columns, "bits": bits, "block_size": block}
+    settings = {"N": rows, "K": columns, "block_size": block, **({"bits": 8} if bits == 8 else {})}  # 4 goes unsaid
     node = helper.make_node("MatMulNBits", inputs, ["y"], domain="com.microsoft", **settings)
     path = stored(tmp_path, model([node], [init("q", packed), init("s", scale), init("z", zeros)]))
     (found,) = dequantised(OpenModel(path))
     assert found[:2] == ("q", (rows, columns))
     middle = points[:, :, None] if zero else 2 ** (bits - 1)
     expected = ((numbers - middle) * scale[:, :, None]).reshape(rows, -1)[:, :columns]
-    assert np.array_equal(found[2](), expected.astype(np.float32))
+    values = found[2]()
+    assert (values.dtype, values.flags.c_contiguous) == (np.float32, True)
+    assert np.array_equal(values, expected)
+
+
+def test_zero_points_of_an_odd_count_of_blocks(tmp_path: Path) -> None:
+    """Each row of them fills whole bytes: three of four bits stand in two."""
+    node = helper.make_node("MatMulNBits", ["x", "q", "s", "z"], ["y"], N=2, K=6, block_size=2)
+    zeros = nibbles([[1, 2, 3, 9], [4, 5, 6, 9]])
+    tensors = [init("q", np.zeros((2, 3, 1), np.uint8)), init("s", np.ones(6, np.float32)), init("z", zeros)]
+    found = floats(stored(tmp_path, model([node], tensors)))
+    assert found["q"].tolist() == [[-1, -1, -2, -2, -3, -3], [-4, -4, -5, -5, -6, -6]]
+
+
+def test_blocks_of_one_number(tmp_path: Path) -> None:
+    node = helper.make_node("MatMulNBits", ["x", "q", "s"], ["y"], N=1, K=2, block_size=1)
+    tensors = [init("q", nibbles([9, 7])), init("s", np.float32([2, 3]))]
+    assert floats(stored(tmp_path, model([node], tensors)))["q"].tolist() == [[2, -3]]
 
 
 @pytest.mark.parametrize(
@@ -723,7 +932,14 @@ def test_numbers_packed_in_blocks(tmp_path: Path, bits: int, zero: bool) -> None
     [
         {"bits": 3}, {"block_size": 0}, {"block_size": -16}, {"N": 0}, {"K": 0}, {"N": 3}, {"K": 40}, {"N": 2**40},
         {"q": np.zeros((2, 2, 8), np.int8)}, {"s": np.ones(3, np.float32)}, {"s": np.ones(4, np.float64)},
-        {"inputs": ["x", "q"]},
+        {"inputs": ["x", "q"]}, {"bits": 3, "q": np.zeros(24, np.uint8)}, {"N": -2, "K": -20},
+        {"N": None}, {"K": None}, {"block_size": None},
+        {"N": 0, "q": np.zeros(0, np.uint8), "s": np.ones(0, np.float32)},
+        {"K": 0, "q": np.zeros(0, np.uint8), "s": np.ones(0, np.float32)},
+        {"N": None, "q": np.zeros(16, np.uint8), "s": np.ones(2, np.float32)},
+        {"K": None, "q": np.zeros(16, np.uint8), "s": np.ones(2, np.float32)},
+        {"block_size": None, "q": np.zeros(20, np.uint8), "s": np.ones(40, np.float32)},
+        {"N": 1, "K": 3, "block_size": 1, "q": np.zeros(1, np.uint8), "s": np.ones(3, np.float32)},
     ],
 )  # fmt: skip
 def test_blocks_that_do_not_fit_are_passed_over(tmp_path: Path, changes: dict[str, Any]) -> None:
@@ -731,7 +947,7 @@ def test_blocks_that_do_not_fit_are_passed_over(tmp_path: Path, changes: dict[st
         "N": 2, "K": 20, "bits": 4, "block_size": 16, "q": np.zeros((2, 2, 8), np.uint8), "s": np.ones(4, np.float32),
         "inputs": ["x", "q", "s"], **changes,
     }  # fmt: skip
-    attributes = {k: given[k] for k in ("N", "K", "bits", "block_size")}
+    attributes = {k: given[k] for k in ("N", "K", "bits", "block_size") if given[k] is not None}
     node = helper.make_node("MatMulNBits", given["inputs"], ["y"], domain="com.microsoft", **attributes)
     path = stored(tmp_path, model([node], [init("q", given["q"]), init("s", given["s"])]))
     assert list(dequantised(OpenModel(path))) == []
@@ -741,6 +957,12 @@ def test_a_table_that_rows_are_picked_from(tmp_path: Path) -> None:
     body = [
         helper.make_node("Gather", ["w", "x"], ["picked"]),
         helper.make_node("DequantizeLinear", ["picked", "s"], ["y"]),
+        helper.make_node("Resize", ["w", "x"], ["not picked"]),
+        helper.make_node("DequantizeLinear", ["not picked", "s"], ["z"]),
+        helper.make_node("Gather", [], ["from nothing"]),
+        helper.make_node("Gather", ["w", "x"], []),
+        helper.make_node("Gather", ["x", "w"], ["from an input"]),
     ]
     found = floats(stored(tmp_path, model(body, [init("w", INTEGERS), init("s", np.float32(2))])))
+    assert set(found) == {"y"}
     assert np.array_equal(found["y"], INTEGERS.astype(np.float32) * 2)

@@ -46,20 +46,19 @@ def place(**changes: Any) -> dict[str, Any]:
 def test_an_index_is_two_lines() -> None:
     tensor = TensorPlace(name="w", dtype="FLOAT", shape=(3, 5), offset=40, length=60)
     guard = InputEnvelope(inputs=(TensorEnvelope(name="x", dtype="float32", shape=((1, 4),), values=(-1.0, 2.5)),))
-    index = an_index(guard=guard, slots=(0, 64), tensors=(tensor,))
+    index = an_index(guard=guard, tensors=(tensor,))
     first, second, rest = index.to_bytes().split(b"\n")
     assert rest == b""
     assert json.loads(first) == {
         "assets": [{"path": "a/b.txt", "sha256": "ff" * 32, "size": 0}],
         "guard": [{"dtype": "float32", "name": "x", "shape": [[1, 4]], "values": [-1.0, 2.5]}],
         "region": 100,
-        "slots": [0, 64],
         "sources": [{"path": "m.onnx", "sha256": "00" * 32, "size": 7}],
         "weights": {"FLOAT": 64},
     }
     assert json.loads(second) == [place()]
     assert Index.from_bytes(first, "i", table=second) == index
-    assert Index.from_bytes(first, "i") == an_index(guard=guard, slots=(0, 64))
+    assert Index.from_bytes(first, "i") == an_index(guard=guard)
     plain = an_index()
     assert set(json.loads(plain.to_bytes().split(b"\n")[0])) == {"assets", "region", "sources", "weights"}
     assert Index.from_bytes(plain.to_bytes().split(b"\n")[0], "i", table=b"[]") == plain
@@ -81,10 +80,6 @@ def test_an_index_is_two_lines() -> None:
         ({"weights": {"FLOAT": "1"}}, "i.weights.FLOAT: expected an integer, got str"),
         ({"weights": []}, "i.weights: expected an object, got list"),
         ({"guard": [1]}, "i.guard[0]: expected an object, got int"),
-        ({"slots": [100]}, "i.slots: expected places in the weights region"),
-        ({"slots": [-1]}, "i.slots: expected places in the weights region"),
-        ({"slots": [True]}, "i.slots: expected places in the weights region"),
-        ({"slots": [0] * 4097}, "i.slots: more than 4096 items"),
         ({"colour": 1}, "i: unknown key 'colour'"),
     ],
 )
@@ -98,10 +93,6 @@ def test_lines_that_are_no_json() -> None:
         Index.from_bytes(b"", "i")
     with refused("i.tensors: not valid JSON: expecting value"):
         Index.from_bytes(contents(), "i", table=b"")
-
-
-def test_slots_at_the_region_s_ends() -> None:
-    assert Index.from_bytes(contents(slots=[0, 99]), "i").slots == (0, 99)
 
 
 @pytest.mark.parametrize(

@@ -239,6 +239,7 @@ def test_toml_that_is_refused(tmp_path: Path) -> None:
         (b"a = \n", "not valid TOML: invalid value"),
         (b"\xff", "not valid TOML: 'utf-8' codec can't decode byte 0xff"),
         (b"a = " + b"[" * 100_000, "not valid TOML: "),
+        (b"a = inf\n", "not valid TOML: a number is out of range$"),
     ):
         path.write_bytes(data)
         with pytest.raises(FormatError, match=rf"^{re.escape(str(path))}: {words}"):

@@ -13,7 +13,7 @@ from attacks import damage
 from modelvault import samples
 from modelvault.errors import FormatError, ModelError
 from modelvault.keys import OwnerSecret
-from modelvault.onnxfile import OpenModel
+from modelvault.onnxfile import OpenModel, Weight
 from modelvault.watermark import record
 from modelvault.watermark.carriers import find_carriers, model_digest, to_float
 from modelvault.watermark.code import NO_PAYLOAD
@@ -78,6 +78,52 @@ def test_blind_detection_needs_a_record(tmp_path: Path, original: Path) -> None:
     assert verdict.claim
     assert verdict.mode == "blind"
     assert not verify_blind(big, OWNER, records).claim
+
+
+def test_blind_detection_reads_each_tensor_once_for_all_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("small.onnx", "big.onnx", "turned.onnx")
+    for name, sizes in zip(names, ((32, 64, 32), (1024, 2048, 1024), (2048, 1024, 2048)), strict=True):
+        width, hidden, classes = sizes
+        plain = mlp(tmp_path / name, width=width, hidden=hidden, classes=classes)
+        mark(plain, tmp_path / f"marked-{name}", OWNER, payload=parse_payload(name), strength=0.01, check=False)
+    records = record.records_of(OWNER.fingerprint)
+    reads: list[str] = []
+    read = OpenModel.read
+
+    def count(self: OpenModel, weight: Weight) -> bytes:
+        reads.append(weight.name)
+        return read(self, weight)
+
+    monkeypatch.setattr(OpenModel, "read", count)
+    verdict = verify_blind(tmp_path / "marked-big.onnx", OWNER, records)
+    assert sorted(reads) == ["w0", "w1"]
+    assert verdict.trials == 3
+    assert verdict.claim
+    assert verdict.record is not None
+    assert verdict.record.payload == parse_payload("big.onnx")
+
+
+def test_of_several_tensors_that_fit_a_record_the_likest_one_counts(tmp_path: Path) -> None:
+    big = mlp(tmp_path / "big.onnx", width=1024, hidden=2048, classes=1024)
+    mark(big, tmp_path / "m.onnx", OWNER, payload=PAYLOAD, strength=0.01, check=False)
+    [note] = record.records_of(OWNER.fingerprint)
+    alone = verify_blind(tmp_path / "m.onnx", OWNER, [note])
+    model = onnx.load(tmp_path / "m.onnx")
+    likeness = model.graph.initializer.add()
+    likeness.CopyFrom(next(t for t in model.graph.initializer if t.name == "w0"))
+    values = onnx.numpy_helper.to_array(likeness).copy()
+    values[:200] *= -1
+    for place, name in ((0, "before"), (len(model.graph.initializer), "after")):
+        again = onnx.ModelProto()
+        again.CopyFrom(model)
+        del again.graph.initializer[-1]
+        again.graph.initializer.insert(place, onnx.numpy_helper.from_array(values, name))
+        onnx.save(again, tmp_path / f"{name}.onnx")
+        verdict = verify_blind(tmp_path / f"{name}.onnx", OWNER, [note])
+        assert [t.found for t in verdict.tensors] == [t.found for t in alone.tensors]
+        assert verdict.outcome.z == alone.outcome.z
 
 
 def test_the_record_is_private_and_survives_its_codec(marked: Path) -> None:

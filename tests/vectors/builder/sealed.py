@@ -147,7 +147,7 @@ def _good() -> Iterator[Case]:
     allowed = [*sorted(f"rule-{n}" for n in range(62)), "x" * 64, "zip-bomb"]
     yield "good-scan-allowed", "64 rules that the publisher let pass", "accepted", signed(model(scanAllowed=allowed))
     yield "good-variants", "slots of weights that are sealed twice", "accepted", _with(
-        [("graph", 5), ("weights", 1024), ("variants", 8 * 96), ("index", 3)], fingerprint=FINGERPRINT
+        [("graph", 5), ("weights", 1024), ("variants", 8 * 104), ("index", 3)], fingerprint=FINGERPRINT
     )  # fmt: skip
 
 
@@ -437,12 +437,12 @@ def _variants() -> Iterator[Case]:
     }
     for name, (about, changes) in cases.items():
         mark = changed(FINGERPRINT, changes)
-        store = mark["slots"] * (mark["length"] + 32)
+        store = mark["slots"] * (mark["length"] + 40)
         sizes = [("graph", 5), ("weights", mark["slots"] * mark["length"]), ("variants", store), ("index", 3)]
         yield f"fingerprint-{name}", about, "FormatError", _with(sizes, fingerprint=mark), "unknown"
-    sizes = [("graph", 5), ("weights", 1024), ("variants", 8 * 96), ("index", 3)]
+    sizes = [("graph", 5), ("weights", 1024), ("variants", 8 * 104), ("index", 3)]
     yield "fingerprint-none", "variants, and no fingerprint", "FormatError", _with(sizes), "unknown"
-    short = [("graph", 5), ("weights", 1024), ("variants", 8 * 96 - 1), ("index", 3)]
+    short = [("graph", 5), ("weights", 1024), ("variants", 8 * 104 - 1), ("index", 3)]
     yield (
         "fingerprint-short",
         "a byte of the variants is missing",
@@ -450,9 +450,9 @@ def _variants() -> Iterator[Case]:
         _with(short, fingerprint=FINGERPRINT),
         "unknown",
     )
-    twice = [("graph", 5), ("weights", 1024), ("variants", 8 * 96), ("variants", 8 * 96), ("index", 3)]
+    twice = [("graph", 5), ("weights", 1024), ("variants", 8 * 104), ("variants", 8 * 104), ("index", 3)]
     yield "fingerprint-twice", "variants twice", "FormatError", _with(twice, fingerprint=FINGERPRINT)
-    late = [("graph", 5), ("weights", 1024), ("asset", 1), ("variants", 8 * 96), ("index", 3)]
+    late = [("graph", 5), ("weights", 1024), ("asset", 1), ("variants", 8 * 104), ("index", 3)]
     yield "fingerprint-late", "variants after an asset", "FormatError", _with(late, fingerprint=FINGERPRINT)
 
 
@@ -484,11 +484,11 @@ def _extents() -> Iterator[Case]:
         "length-bool": ("a length of true", [{**graph, "length": True}, weights, index]),
         "unknown-key": ("an unknown key in an extent", [{**graph, "key": 0}, weights, index]),
         "text": ("a text for an extent", ["graph"]),
-        "variants": ("variants without a fingerprint", extents([("graph", 1), ("variants", 768), ("index", 1)])),
+        "variants": ("variants without a fingerprint", extents([("graph", 1), ("variants", 832), ("index", 1)])),
     }  # fmt: skip
     for name, (about, found) in cases.items():
         yield f"extents-{name}", about, "FormatError", _raw(envelope(model(extents=found)))
-    short = _with([("graph", 5), ("weights", 1024), ("variants", 8 * 96 - 1), ("index", 3)], fingerprint=FINGERPRINT)
+    short = _with([("graph", 5), ("weights", 1024), ("variants", 8 * 104 - 1), ("index", 3)], fingerprint=FINGERPRINT)
     yield "extents-variants-length", "variants a byte too short for the slots", "FormatError", short, "unknown"
 
 
