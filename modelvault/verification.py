@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modelvault._codec import format_time
-from modelvault.errors import SignatureInvalid
+from modelvault.errors import FormatError, SignatureInvalid
 from modelvault.manifest import GrantStatement, ModelStatement
 from modelvault.sealedfile import Progress, SealedFile, UnverifiedGrant, open_header
 from modelvault.trust import TrustPolicy, VerifiedModel
@@ -82,11 +82,14 @@ def verify(path: str | os.PathLike[str], trust: TrustPolicy, *, progress: Progre
 def verify_grant(grant: UnverifiedGrant, model: VerifiedModel, digest: bytes, source: str) -> GrantStatement:
     """The grant's statement, once it is signed by the model's own publisher and is for this very model.
 
-    Raises SignatureInvalid, UntrustedPublisher, Revoked.
+    Raises SignatureInvalid, UntrustedPublisher, Revoked; FormatError where it has variants and the model has none, or
+    the other way round.
     """
     if grant.statement.model != digest or grant.statement.model_name != model.statement.name:
         raise SignatureInvalid(f"{source}: the grant is for another model")
     if not model.publisher.signers(grant.envelope):
         short = f"{source}: the grant is not signed by publisher {model.publisher.name}"
         raise model.publisher.refusal(grant.envelope, short)
+    if (grant.statement.variants is None) != (model.statement.variants is None):
+        raise FormatError(f"{source}: variants are not as in the model's fingerprint")
     return grant.statement

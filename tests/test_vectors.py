@@ -7,6 +7,7 @@ import runpy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from modelvault.omsbundle import ModelManifest, UnverifiedSignature
 from modelvault.revocation import MAX_LIST_ENVELOPE, RevocationList
 from modelvault.sealedfile import UnverifiedGrant
 from modelvault.trust import Publisher, TrustPolicy, VerifiedModel
-from modelvault.trustupdates import UpdatedTrust, follow, install
+from modelvault.trustupdates import UpdatedTrust, follow, install, updated
 from modelvault.verification import verify_grant
 
 FOLDER = Path(__file__).parent / "vectors"
@@ -118,8 +119,9 @@ def model_key() -> bytes:
     return pem(base64.b64decode(parse((FOLDER / "sealed/good.vec").read_bytes())[0]["key"][0]))
 
 
-def read_sealed(data: bytes, publisher: Publisher) -> tuple[VerifiedModel, Envelope]:
+def read_sealed(data: bytes, trust: Publisher | TrustPolicy) -> tuple[VerifiedModel, Envelope]:
     """A sealed file in memory, through layer 2 alone."""
+    policy = TrustPolicy(publishers=(trust,)) if isinstance(trust, Publisher) else trust
     prelude = Prelude.from_bytes(data[: PRELUDE.size], "file")
     header = Header.from_bytes(data[: prelude.payload_offset], "file")
     envelope = Envelope.from_bytes(header.envelope, "envelope", limit=MAX_ENVELOPE)
@@ -127,7 +129,7 @@ def read_sealed(data: bytes, publisher: Publisher) -> tuple[VerifiedModel, Envel
     payload = data[prelude.payload_offset :]
     if len(payload) != statement.payload_size:
         raise FormatError("payload: size")
-    model = TrustPolicy(publishers=(publisher,)).verify_model(envelope, statement, "file")
+    model = policy.verify_model(envelope, statement, "file")
     for grant in header.grants:
         read_grant(grant, model, envelope)
     leaves = [
@@ -219,6 +221,26 @@ def revocations(case: Case) -> tuple[Check, Check, list[str]]:
         in_memory,
         lambda: verification.verify(path, TrustPolicy.read(trust)),
         ["verify", str(path), "--trust", str(trust)],
+    )
+
+
+def trust(case: Case) -> tuple[Check, Check, list[str]]:
+    """A policy lies in a file, with others beside it; the model that it is asked about can be in memory."""
+    path, model = case.file("trust.toml"), case.file("m.mvlt", other(case.one("model")))
+    for entry in case.header["file"]:
+        name, text = entry.split("=", 1)
+        case.file(name, base64.b64decode(text))
+
+    def in_memory() -> None:
+        asked = updated(TrustPolicy.read(path))
+        found, signed = read_sealed(model.read_bytes(), asked.policy)
+        asked.check_age(datetime.now(UTC))
+        asked.check_model(found, hashlib.sha256(signed.payload).digest(), "m")
+
+    return (
+        in_memory,
+        lambda: verification.verify(model, TrustPolicy.read(path)),
+        ["verify", str(model), "--trust", str(path)],
     )
 
 
@@ -350,6 +372,7 @@ CHECKS: dict[str, Callable[[Case], tuple[Check, Check, list[str]]]] = {
     "checkpoint": checkpoint,
     "proof": proof,
     "cosignature": cosignature,
+    "trust": trust,
     "oms": oms,
 }
 

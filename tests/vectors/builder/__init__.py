@@ -5,10 +5,10 @@ Each module yields vectors of its kinds; a new kind is a new module in :data:`MO
 
 from collections.abc import Iterator
 
-from vectors.builder import cosigned, grants, keys, lists, logs, notes, oms, sealed
+from vectors.builder import cosigned, grants, keys, lists, logs, notes, oms, sealed, trust
 from vectors.builder.base import Vector
 
-MODULES = (sealed, grants, keys, lists, logs, notes, cosigned, oms)
+MODULES = (sealed, grants, keys, lists, logs, notes, cosigned, trust, oms)
 
 
 def all_vectors() -> Iterator[Vector]:

@@ -1,5 +1,7 @@
 """Grants. The file is the grant alone; it belongs into (or beside) the sealed file sealed/good.vec."""
 
+import base64
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,8 +38,11 @@ def body(*, name: Any = "direction", digest: Any = None, outer: dict[str, Any] |
 
 
 def vectors() -> Iterator[Vector]:
+    key = ("key", b64(PUBLISHER.der))
     for name, about, expect, data in [*_good(), *_signatures(), *_statements(), *_frames()]:
-        yield Vector("grant", name, about, expect, data, (("key", b64(PUBLISHER.der)), ("model", "sealed/good.vec")))
+        yield Vector("grant", name, about, expect, data, (key, ("model", "sealed/good.vec")))
+    for name, about, expect, data in _variants():
+        yield Vector("grant", name, about, expect, data, (key, ("model", "sealed/good-variants.vec")))
 
 
 Case = tuple[str, str, str, bytes]
@@ -100,11 +105,26 @@ def _statements() -> Iterator[Case]:
         "wrap-ciphertext": ("no ciphertext", body(wrap={"algorithm": "x25519"})),
         "wrap-base64": ("a ciphertext that is not base64", body(wrap={**wrap, "ciphertext": "%%%%"})),
         "unknown-key": ("an unknown key", body(exportable=True)),
+        "variants": ("keys of slots for a model without", body(variants=b64(noise("ring", 1 + 8 * 32 + 16)))),
         "variants-base64": ("variants that are not base64", body(variants="?")),
         "bool": ("true for the recipient", body(recipient=True)),
     }  # fmt: skip
     for name, (about, payload) in cases.items():
         yield f"statement-{name}", about, "FormatError", envelope(payload)
+
+
+def _variants() -> Iterator[Case]:
+    """Grants of a model with eight slots."""
+    (container,) = (v.data for v in sealed.vectors() if v.name == "good-variants")
+    written = json.loads(container[28 : 28 + int.from_bytes(container[12:16], "big")])
+    model = {"sha256": sha(base64.b64decode(written["payload"])).hex()}
+
+    def of(ring: bytes | None, **changes: Any) -> bytes:
+        return envelope(body(digest=model, variants=ring and b64(ring), **changes))
+
+    yield "good-variants", "keys of eight slots", "accepted", of(noise("ring", 1 + 8 * 32 + 16))
+    yield "good-variants-audit", "the master key of a model's slots", "accepted", of(noise("ring", 48), purpose="audit")
+    yield "variants-missing", "no keys of the slots", "FormatError", of(None)
 
 
 def _frames() -> Iterator[Case]:

@@ -38,6 +38,11 @@ def _list(entries: Any, *, digest: Any = None, outer: dict[str, Any] | None = No
     return statement("revocations", "revocations", own, changed(predicate, changes), **(outer or {}))
 
 
+def revocations_of(signer: Key, entries: list[dict[str, str]], **changes: Any) -> bytes:
+    """A signed list of these entries."""
+    return envelope(_list(entries, **changes), (signer,))
+
+
 def _revocations() -> Iterator[Case]:
     def by(payload: bytes, *signers: Key) -> bytes:
         return envelope(payload, signers or (SECOND,))

@@ -437,12 +437,12 @@ def _variants() -> Iterator[Case]:
     }
     for name, (about, changes) in cases.items():
         mark = changed(FINGERPRINT, changes)
-        store = mark["slots"] * (mark["length"] + 32)
+        store = mark["slots"] * (mark["length"] + 40)
         sizes = [("graph", 5), ("weights", mark["slots"] * mark["length"]), ("variants", store), ("index", 3)]
         yield f"fingerprint-{name}", about, "FormatError", _with(sizes, fingerprint=mark), "unknown"
-    sizes = [("graph", 5), ("weights", 1024), ("variants", 8 * 96), ("index", 3)]
+    sizes = [("graph", 5), ("weights", 1024), ("variants", 8 * 104), ("index", 3)]
     yield "fingerprint-none", "variants, and no fingerprint", "FormatError", _with(sizes), "unknown"
-    short = [("graph", 5), ("weights", 1024), ("variants", 8 * 96 - 1), ("index", 3)]
+    short = [("graph", 5), ("weights", 1024), ("variants", 8 * 104 - 1), ("index", 3)]
     yield (
         "fingerprint-short",
         "a byte of the variants is missing",
@@ -450,9 +450,9 @@ def _variants() -> Iterator[Case]:
         _with(short, fingerprint=FINGERPRINT),
         "unknown",
     )
-    twice = [("graph", 5), ("weights", 1024), ("variants", 8 * 96), ("variants", 8 * 96), ("index", 3)]
+    twice = [("graph", 5), ("weights", 1024), ("variants", 8 * 104), ("variants", 8 * 104), ("index", 3)]
     yield "fingerprint-twice", "variants twice", "FormatError", _with(twice, fingerprint=FINGERPRINT)
-    late = [("graph", 5), ("weights", 1024), ("asset", 1), ("variants", 8 * 96), ("index", 3)]
+    late = [("graph", 5), ("weights", 1024), ("asset", 1), ("variants", 8 * 104), ("index", 3)]
     yield "fingerprint-late", "variants after an asset", "FormatError", _with(late, fingerprint=FINGERPRINT)
 
 
