@@ -5,7 +5,7 @@
 stages the package and the tests of tests/layers in FOLDER, runs mutmut there and writes docs/MUTATION.md. In a folder
 of an earlier run, whole or cut short by Ctrl-C, only this is run: mutants that have no result, among them those of
 functions that changed since; survivors; and every mutant of the modules named.
-Status 1 where a survivor is not explained in reasons.toml. About fifteen mutants a second on two cores.
+Status 1 where a survivor is not explained in reasons.toml. About ten mutants a second on two cores.
 """
 
 import contextlib
