@@ -6,7 +6,7 @@ Messages are lower case, carry no full stop, name the file and the field, and ne
 
 def printable(text: str) -> str:
     """Text on one line that no terminal obeys: a hostile file's line breaks and escape sequences are spelt out."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class ModelVaultError(Exception):

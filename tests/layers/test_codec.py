@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import hashlib
 import itertools
 import re
 from datetime import UTC, datetime, timedelta, timezone
@@ -51,6 +52,7 @@ def test_canonical_json() -> None:
     assert _codec.json_encode({"b": [1, 2.5, None], "a": "é\n"}) == '{"a":"é\\n","b":[1,2.5,null]}'.encode()
     with pytest.raises(ValueError, match="JSON"):
         _codec.json_encode(float("nan"))
+    assert _codec.json_digest({"b": 1, "a": 2}) == hashlib.sha256(b'{"a":2,"b":1}').digest()
 
 
 def test_json_is_refused_in_these_words() -> None:

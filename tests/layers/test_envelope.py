@@ -43,6 +43,7 @@ def test_the_spelling() -> None:
     assert value.to_bytes() == text()
     assert read(text()) == value
     assert Envelope.from_bytes(text(), "e", limit=len(text())) == value
+    assert len(read(text(payload="A" * 10_000)).payload) == 7500
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ Status 1 where a survivor is not explained in reasons.toml. About fifteen mutant
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -31,7 +32,7 @@ MODULES = (
 SETTINGS = """[tool.mutmut]
 source_paths = ["modelvault"]
 only_mutate = [{modules}]
-pytest_add_cli_args = ["-p", "no:cacheprovider", "-p", "no:randomly"]
+pytest_add_cli_args = ["-p", "no:cacheprovider", "-p", "no:randomly", "-p", "sidebyside"]
 pytest_add_cli_args_test_selection = ["tests/layers"]
 use_git_change_detection = false
 
@@ -87,7 +88,8 @@ def run(folder: Path, *mutants: str) -> None:
     """Test the mutants named by patterns; without any, those that have no result."""
     with (folder / "log").open("ab") as log:
         command = [str(Path(sys.executable).with_name("mutmut")), "run", "--max-children", "2", *mutants]
-        subprocess.run(command, cwd=folder, stdout=log, stderr=log, check=True)
+        environment = os.environ | {"PYTHONPATH": str(HERE)}  # where the plugin is
+        subprocess.run(command, cwd=folder, stdout=log, stderr=log, env=environment, check=True)
 
 
 def results(folder: Path) -> dict[str, str]:
