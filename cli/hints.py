@@ -24,6 +24,7 @@ _HINTS: tuple[tuple[type[errors.ModelVaultError], str, str], ...] = (
     (errors.PolicyDenied, "grant", "modelvault license show says what it allows"),
     (errors.NoMatchingKey, "no grant to run", "ask the publisher for a grant: modelvault grant FILE --to YOUR.pub"),
     (errors.ModelError, "random inputs", "random inputs mislead on many models: give real ones with --inputs FILE.npz"),
+    (errors.ModelError, "drift cannot be measured", "modelvault watermark embed --no-check marks without measuring"),
     (errors.ModelError, "no record of a mark", "give the unmarked model with --original, or the record with --record"),
     (errors.ModelError, "(scan rule", "modelvault scan shows all; seal --allow RULE lets one pass, on record"),
     (errors.ModelVaultError, "plots need matplotlib", "pip install 'modelvault[plots]'"),

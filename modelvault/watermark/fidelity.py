@@ -74,7 +74,7 @@ class Bench:
         pairs = zip(_by_output(self._before[taken]), _by_output(after), strict=True)
         found = [f for f in (_compare(b, a) for b, a in pairs) if f is not None]
         if not found:
-            raise ModelError("no output is a float tensor, so drift cannot be measured: pass --no-check")
+            raise ModelError("no output is a float tensor, so drift cannot be measured")
         cosine, agreement, flipped, decided, turned, largest, mean = zip(*found, strict=True)
         return Drift(
             inputs=self.described,
@@ -138,7 +138,7 @@ def _random_runs(session: Any) -> tuple[list[Feed], list[list[Array]]]:
             return list(feeds), [_run(session, f) for f in feeds]
         except ModelError as error:
             reason = error
-    raise ModelError(f"random inputs do not fit, give real ones with --inputs FILE.npz: {reason}")
+    raise ModelError(f"random inputs do not fit: {reason}")
 
 
 def _random(rng: np.random.Generator, entry: Any, size: int) -> Array:
@@ -152,7 +152,7 @@ def _random(rng: np.random.Generator, entry: Any, size: int) -> Array:
         return np.asarray(rng.standard_normal(shape)).astype(kinds[entry.type])
     integers = {"tensor(int64)": "i8", "tensor(int32)": "i4", "tensor(uint8)": "u1", "tensor(int8)": "i1"}
     if entry.type not in integers:
-        raise ModelError(f"input {entry.name[:60]!r} is a {entry.type}: give real inputs with --inputs FILE.npz")
+        raise ModelError(f"no random inputs for {entry.name[:60]!r}, which is a {entry.type}")
     if "mask" in entry.name:
         return np.ones(shape, integers[entry.type])
     high = 1 if "type" in entry.name else 100

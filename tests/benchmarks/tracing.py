@@ -294,8 +294,9 @@ def _whole(name: str, how: str, work: Path) -> Trace:
         return subject.trace(Path(folder) / "leak.npz")
 
 
-def _rounded(values: Any, _: Any) -> Any:
-    return np.rint(values.mean(axis=0)) if np.array_equal(values, np.rint(values)) else values.mean(axis=0)
+def _as_stored(blend: Any, values: Any) -> Any:
+    """A blend of several files' weights, in whole steps where theirs are."""
+    return np.rint(blend) if np.array_equal(values, np.rint(values)) else blend
 
 
 def _picked(values: Any, rng: Any) -> Any:
@@ -304,11 +305,9 @@ def _picked(values: Any, rng: Any) -> Any:
 
 
 BLENDS: dict[str, Callable[[Any, Any], Any]] = {
-    "averaged": _rounded,
+    "averaged": lambda values, _: _as_stored(values.mean(axis=0), values),
     "runs of 16 weights from one at random": _picked,
-    "median of each weight": lambda values, _: (
-        np.rint(np.median(values, axis=0)) if len(values) % 2 else _rounded(values, _)
-    ),
+    "median of each weight": lambda values, _: _as_stored(np.median(values, axis=0), values),
     "largest of each weight": lambda values, _: values.max(axis=0),
 }
 

@@ -7,11 +7,13 @@ import numpy as np
 import onnx
 import pytest
 from attacks import quantise
+from onnx import helper
 
+from modelvault.cli.hints import hint_for
 from modelvault.errors import ModelError
 from modelvault.keys import OwnerSecret
 from modelvault.watermark.embedding import Budget, Plan, make_plan
-from modelvault.watermark.fidelity import Drift, Feed
+from modelvault.watermark.fidelity import Bench, Drift, Feed
 from watermark.models import mlp
 
 OWNER = OwnerSecret(b"o" * 32)
@@ -87,3 +89,22 @@ def test_quantised_tensors_that_cost_most_are_left_out(tmp_path: Path) -> None:
     else:
         assert plan.left_out
         assert budget.meets(drift_of(plan))
+
+
+def identity(path: Path, kind: int, shape: list[str | int]) -> Path:
+    """y = x."""
+    ends = [helper.make_tensor_value_info(name, kind, shape) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_a_model_whose_drift_cannot_be_measured_is_told_so(tmp_path: Path) -> None:
+    model = identity(tmp_path / "m.onnx", onnx.TensorProto.INT64, ["n"])
+    with pytest.raises(ModelError, match="no output is a float tensor, so drift cannot be measured") as refused:
+        Bench(model, None, "").drift(model)
+    assert "--no-check" in str(hint_for(refused.value))
+    model = identity(tmp_path / "m.onnx", onnx.TensorProto.STRING, ["n"])
+    with pytest.raises(ModelError, match=r"no random inputs for 'x', which is a tensor\(string\)") as refused:
+        Bench(model, None, "")
+    assert "--inputs" in str(hint_for(refused.value))
