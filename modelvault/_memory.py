@@ -22,21 +22,13 @@ class SecureBuffer:
         self._map = mmap.mmap(-1, max(size, 1), **_PRIVATE)
         self.view = memoryview(self._map)[:size]
         self._whole = (ctypes.c_char * len(self._map)).from_buffer(self._map)
-        for name in ("MADV_DONTDUMP", *(("MADV_HUGEPAGE",) if size >= _HUGE else ())):
-            if hasattr(mmap, name):
-                self._advise(getattr(mmap, name))
+        _advise(self._map, "MADV_DONTDUMP", *(["MADV_HUGEPAGE"] if size >= _HUGE else []))
         self.locked = _lock(ctypes.addressof(self._whole), len(self._map))
 
     @property
     def mapped(self) -> mmap.mmap:
         """The memory itself, for searching in it without a copy."""
         return self._map
-
-    def _advise(self, advice: int) -> None:
-        try:
-            self._map.madvise(advice)
-        except OSError:  # a kernel without huge pages: slower, not less safe
-            return
 
     def __repr__(self) -> str:
         return f"<SecureBuffer of {self.size} bytes>"
@@ -64,6 +56,22 @@ class SecureBuffer:
     def __del__(self) -> None:
         if getattr(self, "_whole", None) is not None:
             self.wipe()
+
+
+def pages(size: int) -> memoryview:
+    """``size`` bytes for what is no secret, in huge pages where there are some.
+
+    A bytearray of megabytes is often zeroed by hand, and no other thread runs Python meanwhile.
+    """
+    area = mmap.mmap(-1, size, **_PRIVATE)
+    _advise(area, "MADV_HUGEPAGE")
+    return memoryview(area)
+
+
+def _advise(area: mmap.mmap, *names: str) -> None:
+    for name in names:
+        with contextlib.suppress(AttributeError, OSError):  # other systems, and kernels without: slower, not less safe
+            area.madvise(getattr(mmap, name))
 
 
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}

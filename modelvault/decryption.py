@@ -1,6 +1,5 @@
 """Decrypt a sealed payload into private memory: one pass that hashes and decrypts, all of it undone on any doubt."""
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -10,7 +9,7 @@ from modelvault.errors import FormatError, PayloadTampered
 from modelvault.filekey import FileKey
 from modelvault.graphcheck import check_sealed_graph
 from modelvault.index import Index
-from modelvault.manifest import BLOCK, Extent
+from modelvault.manifest import Extent
 from modelvault.sealedfile import Progress, SealedFile, in_threads
 from modelvault.slotfilling import SlotFiller
 from modelvault.variants import MasterKey
@@ -96,15 +95,13 @@ def _slot_filler(sealed: SealedFile, key: FileKey, room: _Room) -> SlotFiller | 
 
 
 def _fill(sealed: SealedFile, key: FileKey, room: _Room, slots: SlotFiller | None, progress: Progress | None) -> None:
-    extents, scratch = sealed.statement.extents, threading.local()
+    extents = sealed.statement.extents
     numbers = {extent.offset: number for number, extent in enumerate(extents)}
-    order = sorted(extents, key=lambda e: e.kind != "variants")  # first: then slots are filled beside other work
+    order = sorted(extents, key=lambda e: e.kind == "weights")  # last: then slots are filled beside other work
 
     def work(extent: Extent) -> list[bytes]:
-        if not hasattr(scratch, "view"):
-            scratch.view = memoryview(bytearray(BLOCK))
         number = numbers[extent.offset]
-        leaves = _decrypt_extent(sealed, key, extent, number, room.places[number], scratch.view, progress)
+        leaves = _decrypt_extent(sealed, key, extent, number, room.places[number], progress)
         if slots and extent.kind == "variants":
             slots.store_is_plain()
         elif slots and extent.kind == "weights":
@@ -125,13 +122,12 @@ def _decrypt_extent(
     extent: Extent,
     number: int,
     out: memoryview,
-    scratch: memoryview,
     progress: Progress | None,
 ) -> list[bytes]:
     """Decrypt one extent into ``out``; returns the leaf hashes of the very bytes that were decrypted."""
     decryptor, done, leaves = key.decryptor(sealed.statement.nonce, number), 0, []
     try:
-        for leaf, ciphertext in sealed.blocks(extent, scratch):
+        for leaf, ciphertext in sealed.blocks(extent):
             leaves.append(leaf)
             with out[done:] as rest:
                 done += decryptor.update_into(ciphertext, rest)

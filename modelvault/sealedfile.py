@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from modelvault import _files, merkle, remote
+from modelvault._memory import pages
 from modelvault.container import MAX_ENVELOPE, PRELUDE, Header, Prelude
 from modelvault.envelope import Envelope
 from modelvault.errors import FileError, FormatError, PayloadTampered
@@ -53,6 +55,7 @@ class SealedFile:
 
     def _parse(self) -> None:
         name = str(self.path)
+        self._scratch = threading.local()
         size = self._size()
         start = bytearray(min(size, PRELUDE.size))
         self._read(memoryview(start), 0)
@@ -89,13 +92,15 @@ class SealedFile:
         except FileError as error:
             raise FileError(f"{self.path}: {error}") from None
 
-    def blocks(self, extent: Extent, buffer: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-        """Read an extent block by block into ``buffer`` (BLOCK bytes): (leaf hash, ciphertext).
+    def blocks(self, extent: Extent) -> Iterator[tuple[bytes, memoryview]]:
+        """Read an extent block by block: (leaf hash, ciphertext), which is valid until the thread takes another.
 
         What was hashed is what is handed out: a private copy, so that nobody can change the file in between.
         """
+        if not hasattr(self._scratch, "buffer"):
+            self._scratch.buffer = pages(BLOCK)
         for at in range(0, extent.length, BLOCK):
-            view = buffer[: min(BLOCK, extent.length - at)]
+            view = self._scratch.buffer[: min(BLOCK, extent.length - at)]
             self._read(view, self.payload_offset + extent.offset + at)
             yield merkle.leaf_hash(view), view
 
@@ -108,9 +113,8 @@ class SealedFile:
         """Hash the whole ciphertext on all cores; PayloadTampered where it is not what was signed."""
 
         def hash_extent(extent: Extent) -> list[bytes]:
-            buffer = memoryview(bytearray(min(BLOCK, extent.length)))
             leaves = []
-            for leaf, view in self.blocks(extent, buffer):
+            for leaf, view in self.blocks(extent):
                 leaves.append(leaf)
                 if progress:
                     progress(len(view))

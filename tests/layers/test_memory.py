@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from modelvault import _memory
-from modelvault._memory import SecureBuffer, quiet_frees, wipe_bytes
+from modelvault._memory import SecureBuffer, pages, quiet_frees, wipe_bytes
 
 
-def flags(buffer: SecureBuffer) -> set[str]:
-    """The kernel's flags of the mapping that holds ``buffer``."""
-    address, inside = ctypes.addressof(ctypes.c_char.from_buffer(buffer.mapped)), False
+def flags(memory: "mmap.mmap | memoryview") -> set[str]:
+    """The kernel's flags of the mapping that holds ``memory``."""
+    address, inside = ctypes.addressof(ctypes.c_char.from_buffer(memory)), False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         head = line.split()[0]
         if "-" in head and ":" not in head:
@@ -33,12 +33,22 @@ def test_what_a_buffer_is(size: int) -> None:
     assert buffer.size == size == len(buffer.view)
     assert len(buffer.mapped) == max(size, 1)
     assert repr(buffer) == f"<SecureBuffer of {size} bytes>"
-    found = flags(buffer)
+    found = flags(buffer.mapped)
     assert "dd" in found  # left out of dumps
     assert ("hg" in found) == (size >= 2**21)  # huge pages advised where one fits
     assert buffer.locked == ("lo" in found)
     assert "sh" not in found  # private: a forked child does not write here
     buffer.wipe()
+
+
+def test_pages_for_what_is_no_secret() -> None:
+    area = pages(2**22)
+    assert len(area) == 2**22
+    assert not area.readonly
+    assert flags(area) >= {"hg", "wr"}
+    assert not flags(area) & {"dd", "lo", "sh"}
+    area[-1] = 1
+    assert bytes(area[-2:]) == b"\0\1"
 
 
 def test_the_buffer_is_private_to_its_process() -> None:
@@ -84,7 +94,7 @@ def test_a_buffer_that_was_never_made_is_dropped_quietly() -> None:
 def test_a_system_that_refuses_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 9999)  # no kernel knows it: EINVAL
     buffer = SecureBuffer(2**21)
-    assert {"dd"} == flags(buffer) & {"dd", "hg"}
+    assert {"dd"} == flags(buffer.mapped) & {"dd", "hg"}
 
 
 def test_a_system_without_advice_or_locking(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +102,7 @@ def test_a_system_without_advice_or_locking(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(_memory, "_mlock2", None)
     buffer = SecureBuffer(2**21)
     assert not buffer.locked
-    assert {"hg"} == flags(buffer) & {"dd", "hg", "lo"}
+    assert {"hg"} == flags(buffer.mapped) & {"dd", "hg", "lo"}
 
 
 @pytest.mark.parametrize("error", [OSError, AttributeError, TypeError])
