@@ -50,10 +50,10 @@ Table = tuple[Sequence[str], list[Sequence[object]]]
 
 
 def alternate(ways: Mapping[str, Callable[..., float]], rounds: int) -> dict[str, float]:
-    """The median of each way, measured in turn."""
+    """The median of each way, measured in turn, and back and forth: none always follows the same other."""
     seen: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, measure in ways.items():
+    for number in range(rounds):
+        for name, measure in list(ways.items())[:: 1 if number % 2 else -1]:
             seen[name].append(measure())
     return {name: statistics.median(values) for name, values in seen.items()}
 
@@ -319,7 +319,7 @@ def sections(folder: Path, quick: bool) -> dict[str, Callable[[], Table]]:
 
     tables = {
         "Loading small models": lambda: small_loads(small, few),
-        "Loading with fingerprints": lambda: fingerprinted_loads(folder / "fingerprints", few),
+        "Loading with fingerprints": lambda: fingerprinted_loads(folder / "fingerprints", 2 * few + 1),
         "Loading 1 GiB of MatMul weights": lambda: large_loads(folder / "one", 16, 3 if quick else 5),
         "Loading 4 GiB of MatMul weights": lambda: large_loads(folder / "four", 64, 3),
         "One inference": one_inference,
