@@ -59,12 +59,12 @@ class SecureBuffer:
 
 
 def pages(size: int) -> memoryview:
-    """``size`` bytes for what is no secret, in huge pages where there are some.
+    """``size`` bytes for what is no secret, in huge pages where they would not be left half empty.
 
     A bytearray of megabytes is often zeroed by hand, and no other thread runs Python meanwhile.
     """
     area = mmap.mmap(-1, size, **_PRIVATE)
-    _advise(area, "MADV_HUGEPAGE")
+    _advise(area, *(["MADV_HUGEPAGE"] if size >= 2 * _HUGE else []))
     return memoryview(area)
 
 

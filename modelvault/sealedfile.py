@@ -98,7 +98,7 @@ class SealedFile:
         What was hashed is what is handed out: a private copy, so that nobody can change the file in between.
         """
         if not hasattr(self._scratch, "buffer"):
-            self._scratch.buffer = pages(BLOCK)
+            self._scratch.buffer = pages(min(BLOCK, max(e.length for e in self.statement.extents)))
         for at in range(0, extent.length, BLOCK):
             view = self._scratch.buffer[: min(BLOCK, extent.length - at)]
             self._read(view, self.payload_offset + extent.offset + at)
