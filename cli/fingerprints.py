@@ -40,14 +40,15 @@ class Planning:
     model: Path
     inputs: Path | None
 
-    def slots(self, coalition: int, mark: "Plan | None") -> "FingerprintPlan":
-        """Slots that give every recipient of one file a copy of its own."""
+    def slots(self, coalition: int, recipients: int, mark: "Plan | None") -> "FingerprintPlan":
+        """Slots that give every recipient of one file a copy of its own; a coalition of them is traced."""
         from modelvault.fingerprint.planning import make_plan
 
         plan = make_plan(
             self.model,
             self.owner,
             coalition=coalition,
+            recipients=recipients,
             watermark=mark,
             **measured_on(self.inputs),
         )

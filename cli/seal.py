@@ -55,6 +55,14 @@ if TYPE_CHECKING:
 @click.option("--registry", type=FILE, help="The owner's registry. Default: under $MODELVAULT_HOME/registries.")
 @click.option("--colluders", type=click.IntRange(1, 8), default=3, show_default=True, help="Blended copies to trace.")
 @click.option(
+    "--recipients-expected",
+    "expected",
+    type=click.IntRange(1, 1_000_000),
+    default=1000,
+    show_default=True,
+    help="Among how many recipients colluders are to be traced.",
+)
+@click.option(
     "--calibrate",
     multiple=True,
     type=FILE,
@@ -87,6 +95,7 @@ def command(
     only: str | None,
     registry: Path | None,
     colluders: int,
+    expected: int,
     calibrate: tuple[Path, ...],
     model_signature: Path | None,
     model_keys: tuple[str, ...],
@@ -124,7 +133,7 @@ def command(
         names_of = dict(zip((r.fingerprint for r in wrapped), recipients or (only or DEFAULT,), strict=False))
         planning = Planning(load_issuer(fingerprint, registry, ask), names_of, find_model(model), watermark_inputs)
         if only is None:
-            slots = planning.slots(colluders, plan)
+            slots = planning.slots(colluders, expected, plan)
         else:
             copy = planning.own_file(wrapped[0].fingerprint, shared=plan is not None)
     with progress_bar("sealing", _bytes_in(model)) as step:
@@ -161,7 +170,7 @@ def command(
             ("weights", f"{report.tensors} tensors, {size(report.region)}"),
             ("assets", ", ".join(report.assets) or "none"),
             ("watermark", "none" if plan is None else f"strength {plan.strength}, {plan.robustness}"),
-            ("fingerprints", chosen.summary if (chosen := slots or copy) else "none"),
+            ("fingerprints", [slots.summary, slots.reach] if slots else copy.summary if copy else "none"),
             ("scan", allowed_line(report.statement.allowed)),
             ("signed by", list(report.statement.publishers)),
             ("granted to", list(report.recipients)),

@@ -15,10 +15,11 @@ from modelvault.fingerprint.embed import SlotSealer, copy_edit
 from modelvault.fingerprint.layout import MILLION, Layout, SlotTensor, item_size
 from modelvault.fingerprint.registry import Sealed
 from modelvault.fingerprint.rings import Owner, RecipientKeys
+from modelvault.fingerprint.tracing import NAME_BELOW
 from modelvault.keys import OwnerSecret
 from modelvault.manifest import ModelStatement
 from modelvault.onnxfile import Edit, OpenModel, split
-from modelvault.variants import MAX_SLOT, UNIT, Variants
+from modelvault.variants import MAX_SLOT, MAX_SLOTS, UNIT, Variants
 from modelvault.watermark.carriers import STEPS, Carrier, tensor_digest, to_float
 from modelvault.watermark.embedding import Budget
 from modelvault.watermark.embedding import Plan as Watermark
@@ -26,7 +27,8 @@ from modelvault.watermark.embedding import make_plan as make_watermark
 from modelvault.watermark.fidelity import Bench, Drift, Feed
 
 SIZES = ((2, 1024, 0.6), (3, 1024, 1.3), (4, 2048, 1.0), (5, 2048, 1.5), (6, 4096, 1.0), (8, 4096, 1.7))
-"""(Largest coalition, slots that trace it, and how strong each must be): simulated, see docs/FINGERPRINTS.md."""
+"""(Largest coalition, slots that trace it among SIMULATED recipients, and how strong each must be): simulated."""
+SIMULATED, MAX_RECIPIENTS = 1000, 1_000_000
 SHARES = (0.03, 0.06, 0.12)  # of the carriers' bytes, tried in turn: about what the file grows by
 STANDARD, STRONGEST, WEAKEST, STEP_DOWN = 0.02, 0.03, 0.001, 0.9
 NOISE = 0.1  # the damage that slots are dimensioned for: noise of this size relative to the weights
@@ -36,17 +38,26 @@ STEP_SHARE = 186 / 256  # of the pattern's values that are not 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FingerprintPlan:
-    """Slots chosen for a model, and the measured drift of one recipient's copy. ``labels``: names by fingerprint."""
+    """Slots chosen for a model, and the measured drift of one recipient's copy. ``labels``: names by fingerprint.
+
+    ``recipients``: among how many the code's coalition is traced.
+    """
 
     owner: Owner
     layout: Layout
     drift: Drift | None
+    recipients: int = SIMULATED
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
         """For people."""
         return f"{self.layout.slots} slots of {self.layout.length} bytes, strength {self.layout.strength / MILLION}"
+
+    @property
+    def reach(self) -> str:
+        """For people: whom these slots trace."""
+        return f"trace up to {self.layout.coalition} colluders among {self.recipients:,} recipients"
 
     @property
     def variants(self) -> Variants:
@@ -84,6 +95,7 @@ def make_plan(
     owner: Owner,
     *,
     coalition: int = 3,
+    recipients: int = SIMULATED,
     watermark: Watermark | None = None,
     inputs: Sequence[Feed] | None = None,
     inputs_name: str = "given inputs",
@@ -91,23 +103,25 @@ def make_plan(
 ) -> FingerprintPlan:
     """Choose slots that trace a coalition of recipients who blend their copies; see docs/FINGERPRINTS.md.
 
-    ``coalition``: 1 to 8. ``watermark``: the mark that the same seal embeds; slots lie in its tensors, and both count
-    for the drift that is measured. Raises ModelError with the figures where the model is too small, or would change
-    too much; FileError, FormatError.
+    ``coalition``: 1 to 8, among as many ``recipients`` as are expected. ``watermark``: the mark that the same seal
+    embeds; slots lie in its tensors, and both count for the drift that is measured. Raises ModelError with the figures
+    where the model is too small, or would change too much; FileError, FormatError.
     """
     path, budget = Path(source), budget or Budget()
     if not 1 <= coalition <= SIZES[-1][0]:
         raise FormatError(f"coalition: expected 1 to {SIZES[-1][0]}, got {coalition}")
+    if not 1 <= recipients <= MAX_RECIPIENTS:
+        raise FormatError(f"recipients: expected 1 to {MAX_RECIPIENTS}, got {recipients}")
     mark = watermark or make_watermark(path, owner.secret, inputs=inputs, inputs_name=inputs_name, budget=budget)
     places = _places(path, mark.carriers)
     bench = None if mark.drift is None else Bench(path, inputs, inputs_name)
     tried: list[str] = []
-    for slots, least in _choices(coalition):
+    for slots, least in _choices(coalition, recipients):
         found: list[FingerprintPlan] = []
         for share in SHARES:
             layout = _layout(owner.secret, mark.original, places, coalition=coalition, slots=slots, share=share)
             if layout is not None:
-                plan = FingerprintPlan(owner=owner, layout=layout, drift=None)
+                plan = FingerprintPlan(owner=owner, layout=layout, drift=None, recipients=recipients)
                 found.append(_fitted(path, plan, places, watermark, bench, budget))
                 if found[-1].amplitude >= WANTED:
                     break
@@ -122,13 +136,23 @@ def make_plan(
     )
 
 
-def _choices(coalition: int) -> Iterator[tuple[int, float]]:
-    """(slots, how strong each must be): few strong ones first, since each costs time in every load."""
-    seen = set()
+def _choices(coalition: int, recipients: int) -> list[tuple[int, float]]:
+    """(slots, how strong each must be): few strong ones first, since each costs time in every load.
+
+    A score grows with the slots, and what it takes to be named with the logarithm of how many might be. FormatError
+    where that takes more slots than a file can have.
+    """
+    asked = max(1.0, (math.log10(recipients) - NAME_BELOW) / (math.log10(SIMULATED) - NAME_BELOW))
+    found: dict[int, float] = {}
     for reach, slots, least in SIZES:
-        if coalition <= reach and slots not in seen:
-            seen.add(slots)
-            yield slots, least
+        if coalition <= reach:
+            found.setdefault(8 * math.ceil(slots * asked / 8), least)
+    if min(found) > MAX_SLOTS:
+        raise FormatError(
+            f"a coalition of {coalition} among {recipients} recipients takes {min(found)} slots, a file has at most "
+            f"{MAX_SLOTS}: expect fewer of either"
+        )
+    return [(slots, least) for slots, least in found.items() if slots <= MAX_SLOTS]
 
 
 def _fitted(

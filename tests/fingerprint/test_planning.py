@@ -46,6 +46,17 @@ def test_a_larger_coalition_takes_more_slots(model: Path) -> None:
     assert slots == [1024, 2048]
 
 
+def test_more_recipients_take_more_slots(model: Path) -> None:
+    plans = [make_plan(model, OWNER, coalition=3, recipients=n) for n in (1, 1000, 100_000)]
+    assert [p.layout.slots for p in plans] == [1024, 1024, 1256]  # 1024 x (6 + 5) / (6 + 3), in eights
+    assert plans[2].reach == "trace up to 3 colluders among 100,000 recipients"
+    with pytest.raises(FormatError, match="a coalition of 8 among 2000 recipients takes 4240 slots, a file has"):
+        make_plan(model, OWNER, coalition=8, recipients=2000)
+    for count in (0, 1_000_001):
+        with pytest.raises(FormatError, match=f"recipients: expected 1 to 1000000, got {count}"):
+            make_plan(model, OWNER, recipients=count)
+
+
 def test_sizes_are_in_order() -> None:
     """The first that is large enough is taken, so larger coalitions come later."""
     reaches, counts, _ = zip(*SIZES, strict=True)
