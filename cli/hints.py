@@ -22,6 +22,7 @@ _HINTS: tuple[tuple[type[errors.ModelVaultError], str, str], ...] = (
     ),
     (errors.PolicyDenied, "which this host has loaded", "allow_older = true for the publisher in the trust policy"),
     (errors.PolicyDenied, "grant", "modelvault license show says what it allows"),
+    (errors.NoMatchingKey, "can draw its fingerprints", "name that owner's secret: modelvault grant FILE --owner KEY"),
     (errors.NoMatchingKey, "no grant to run", "ask the publisher for a grant: modelvault grant FILE --to YOUR.pub"),
     (errors.ModelError, "random inputs", "random inputs mislead on many models: give real ones with --inputs FILE.npz"),
     (errors.ModelError, "drift cannot be measured", "modelvault watermark embed --no-check marks without measuring"),

@@ -16,6 +16,7 @@ from layers.slots import EIGHT, PLACES, sealed_slots, variants
 from onnx import helper, numpy_helper
 
 from modelvault import granting
+from modelvault.cli.hints import hint_for
 from modelvault.decryption import decrypt
 from modelvault.errors import FormatError, ModelVaultError, NoMatchingKey, PayloadTampered
 from modelvault.filekey import FileKey
@@ -182,8 +183,9 @@ def test_other_floats(parties: Parties, tmp_path: Path, dtype: type) -> None:
 
 def test_a_grant_without_the_owner_or_with_another(story: Story) -> None:
     p = story.parties
-    with pytest.raises(NoMatchingKey, match="only owner SHA256:"):
+    with pytest.raises(NoMatchingKey, match="only owner SHA256:") as refused:
         granting.grant(story.path, p.stranger.public, own=p.own, signer=p.publisher)
+    assert "--owner KEY" in str(hint_for(refused.value))
     with pytest.raises(NoMatchingKey, match="fingerprints are of owner"):
         granting.grant(
             story.path, p.stranger.public, own=p.own, signer=p.publisher, owner=Owner(OwnerSecret.generate())
