@@ -136,17 +136,24 @@ def make_plan(
     )
 
 
+def slots_among(recipients: int, slots: int) -> int:
+    """How many slots do among ``recipients`` what ``slots`` do among SIMULATED, in eights.
+
+    A score grows with the slots, and what it takes to be named with the logarithm of how many might be.
+    """
+    asked = (math.log10(recipients) - NAME_BELOW) / (math.log10(SIMULATED) - NAME_BELOW)
+    return 8 * math.ceil(slots * max(1.0, asked) / 8)
+
+
 def _choices(coalition: int, recipients: int) -> list[tuple[int, float]]:
     """(slots, how strong each must be): few strong ones first, since each costs time in every load.
 
-    A score grows with the slots, and what it takes to be named with the logarithm of how many might be. FormatError
-    where that takes more slots than a file can have.
+    FormatError where that takes more slots than a file can have.
     """
-    asked = max(1.0, (math.log10(recipients) - NAME_BELOW) / (math.log10(SIMULATED) - NAME_BELOW))
     found: dict[int, float] = {}
     for reach, slots, least in SIZES:
         if coalition <= reach:
-            found.setdefault(8 * math.ceil(slots * asked / 8), least)
+            found.setdefault(slots_among(recipients, slots), least)
     if min(found) > MAX_SLOTS:
         raise FormatError(
             f"a coalition of {coalition} among {recipients} recipients takes {min(found)} slots, a file has at most "

@@ -18,11 +18,13 @@ import numpy.typing as npt
 
 from modelvault.fingerprint.code import ONE, distribution
 from modelvault.fingerprint.collusion import Observed
+from modelvault.fingerprint.planning import SIMULATED, slots_among
 from modelvault.fingerprint.score import log10_p, mean, weigh
+from modelvault.fingerprint.tracing import NAME_BELOW
 
-RECIPIENTS, NAMED = 1000, -6.0
 SLOTS, NOISE = 4096, 0.5
 COALITIONS = (3, 5, 8)
+MANY = 100_000  # recipients
 
 Table = npt.NDArray[np.float64]
 Rng = np.random.Generator
@@ -83,7 +85,7 @@ CODES: dict[str, tuple[Callable[[int], tuple[npt.NDArray[np.uint16], Table]], Sc
 }
 
 
-def surest(code: str, slots: int, coalition: int, how: str, noise: float, trials: int) -> Table:
+def surest(code: str, slots: int, coalition: int, how: str, noise: float, trials: int, among: int = SIMULATED) -> Table:
     """log10 of the corrected bound of each trial's surest colluder: (trials,)."""
     make, score = CODES[code]
     kinds, shares = make(coalition)
@@ -93,12 +95,12 @@ def surest(code: str, slots: int, coalition: int, how: str, noise: float, trials
         biases = kinds[rng.choice(len(kinds), slots, p=shares / shares.sum())]
         words = (rng.integers(0, ONE, (coalition, slots)) < biases).astype(np.uint8)
         levels = shown(words, how, rng) + noise * rng.standard_normal(slots)
-        found.append(log10_p(float(score(levels, biases, words, noise).max()), RECIPIENTS))
+        found.append(log10_p(float(score(levels, biases, words, noise).max()), among))
     return np.array(found)
 
 
 def cell(values: Table) -> str:
-    return f"{float(np.mean(values <= NAMED)):.0%}; {float(np.median(values)):.0f}"
+    return f"{float(np.mean(values <= NAME_BELOW)):.0%}; {float(np.median(values)):.0f}"
 
 
 def row(*cells: object) -> None:
@@ -129,6 +131,12 @@ def main(trials: int) -> None:
         for amplitude in amplitudes:
             cells = (cell(surest(chosen, slots, coalition, s, 1 / amplitude, trials)) for s in STRATEGIES)
             row(coalition, slots, amplitude, *cells)
+    print()
+    header(["coalition", f"slots, among {MANY:,} recipients", "mark over noise", *STRATEGIES])
+    for coalition, simulated, amplitude in ((3, 1024, 1.3), (5, 2048, 1.5)):
+        slots = slots_among(MANY, simulated)
+        cells = (cell(surest(chosen, slots, coalition, s, 1 / amplitude, trials, MANY)) for s in STRATEGIES)
+        row(coalition, slots, amplitude, *cells)
 
 
 if __name__ == "__main__":
