@@ -78,7 +78,9 @@ def test_seal_serve_audit(keys: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert post(f"{url}/predict", [[[0.0]]])[0] == 422
     assert script("audit.py")["main"]() == 0
     assert "4 records, none changed" in capsys.readouterr().out
-    Path("direction.mvlt").write_bytes(Path("direction.mvlt").read_bytes()[:-1] + b"\0")
+    sealed = bytearray(Path("direction.mvlt").read_bytes())
+    sealed[-1] ^= 1
+    Path("direction.mvlt").write_bytes(sealed)
     assert script("audit.py")["main"]() == 1
     assert "REFUSED" in capsys.readouterr().out
 
