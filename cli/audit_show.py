@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from modelvault import _files
-from modelvault._codec import format_time, parse_time
+from modelvault._codec import NUMBER, format_time, parse_time
 from modelvault.audit import AuditReport, openings, verify_log
 from modelvault.audit.cosigned import check_cosigned
 from modelvault.audit.lines import Record
@@ -117,7 +117,7 @@ def show(
     as_json: bool,
 ) -> None:
     """Print the records of LOG, once it is verified."""
-    wanted = _filter(event, model, outcome, parse_since(since, "--since") if since else None)
+    wanted = _filter(event, model, outcome, parse_since(since, "--since") if since is not None else None)
     records: list[Record] = []
     verify_log(
         log or audit_path(),
@@ -149,11 +149,11 @@ def _filter(
 def parse_since(text: str, option: str) -> datetime:
     """A date, a time, or an age before now."""
     units = {"m": "minutes", "h": "hours", "d": "days"}
-    if text[:-1].isdigit() and text[-1] in units and len(text) < 8:
-        return datetime.now(UTC) - timedelta(**{units[text[-1]]: int(text[:-1])})
     try:
+        if NUMBER.fullmatch(text[:-1]) and text[-1] in units:
+            return datetime.now(UTC) - timedelta(**{units[text[-1]]: int(text[:-1])})
         return parse_time(text if len(text) > 10 else f"{text}T00:00:00Z", option)
-    except FormatError:
+    except (FormatError, OverflowError):  # before the year 1
         raise click.BadParameter("expected a date, a time, or an age as 90m, 12h, 7d", param_hint=option) from None
 
 

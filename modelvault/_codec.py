@@ -6,13 +6,15 @@ import hashlib
 import json
 import math
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from modelvault.errors import FormatError
 
 MAX_JSON_DEPTH = 32
 _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
+NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")  # what int() takes: "²" is a digit to str, long runs are refused
+CLOCK_AHEAD = timedelta(minutes=5)  # how far another machine's clock may be ahead of ours
 MAX_INTEGER = 2**64  # beyond it, Python has integers that are no floats, and that it will not write
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(?P<zone>Z|[+-]\d\d:\d\d)?", re.ASCII)
 

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Protocol
 
-from modelvault._codec import b64decode, b64encode
+from modelvault._codec import NUMBER, b64decode, b64encode
 from modelvault.errors import FormatError
 
 MAX_NOTE = 16 * 2**10
@@ -13,7 +13,6 @@ MAX_NOTE_SIGNATURES = 16
 ED25519 = b"\x01"
 _DASH = "\N{EM DASH} "
 _NAME = re.compile(r"[^\s+]{1,200}")
-_SIZE = re.compile(r"0|[1-9][0-9]{0,18}")
 
 
 class NoteKey(Protocol):
@@ -52,7 +51,7 @@ class Checkpoint:
         if len(lines) != 4 or lines[3]:
             raise FormatError(f"{field}: expected three lines")
         origin, size, root = lines[:3]
-        if not _NAME.fullmatch(origin) or not _SIZE.fullmatch(size):
+        if not _NAME.fullmatch(origin) or not NUMBER.fullmatch(size):
             raise FormatError(f"{field}: not a checkpoint")
         value = b64decode(root, f"{field}: root")
         if len(value) != 32:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from modelvault._codec import Fields, format_time, json_digest, parse_time
+from modelvault._codec import CLOCK_AHEAD, Fields, format_time, json_digest, parse_time
 from modelvault.errors import FormatError, PolicyDenied, Revoked
 from modelvault.manifest import build_statement, check_name, open_statement
 
@@ -87,7 +87,14 @@ class RevocationList:
 
     def check_age(self, max_age: timedelta | None, now: datetime) -> None:
         """PolicyDenied for a stale list, or one from the future."""
-        if max_age is not None and now > self.issued + max_age:
+        if max_age is None:
+            return
+        if self.issued > now + CLOCK_AHEAD:
+            raise PolicyDenied(
+                f"revocation list {self.name} number {self.number} was issued at {format_time(self.issued)}, "
+                "which is yet to come: its age cannot be told"
+            )
+        if now - max_age > self.issued:
             raise PolicyDenied(
                 f"revocation list {self.name} number {self.number} is stale: issued {format_time(self.issued)}, "
                 f"the trust policy allows {max_age.total_seconds():.0f} seconds"

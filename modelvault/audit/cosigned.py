@@ -5,13 +5,12 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from modelvault import _files
+from modelvault._codec import CLOCK_AHEAD
 from modelvault.audit.lines import MAX_LINE, Record, parse
 from modelvault.audit.segments import closed_segments
 from modelvault.checkpoint import MAX_NOTE, Checkpoint, Note
 from modelvault.cosignature import VerifierKey, cosigned_at
 from modelvault.errors import FormatError, PolicyDenied, SignatureInvalid
-
-FUTURE = timedelta(minutes=5)  # how far ahead a witness's clock may be
 
 
 def cosigned_path(log: Path) -> Path:
@@ -50,7 +49,7 @@ def check_fresh(log: Path, witnesses: Sequence[VerifierKey], threshold: int, wit
             moments = [cosigned_at(note, witness) for witness in witnesses]
         except SignatureInvalid as error:
             raise PolicyDenied(f"{path}: {error}") from None
-        found = sum(moment is not None and now - within <= moment <= now + FUTURE for moment in moments)
+        found = sum(moment is not None and now - within <= moment <= now + CLOCK_AHEAD for moment in moments)
     if found < threshold:
         hours = round(within.total_seconds() / 3600, 1)
         raise PolicyDenied(f"audit log: {found} of {threshold} witnesses cosigned it in the last {hours} hours")

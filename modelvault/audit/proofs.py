@@ -1,12 +1,11 @@
 """Proofs that travel without the log: one record's inclusion (C2SP tlog-proof), and what a witness is asked to sign."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from modelvault import merkle
-from modelvault._codec import b64decode, b64encode
+from modelvault._codec import NUMBER, b64decode, b64encode
 from modelvault.audit.lines import ROTATED, Record, parse
 from modelvault.audit.segments import segment_path
 from modelvault.audit.standing import next_key
@@ -18,7 +17,6 @@ from modelvault.keys import HostPublic
 PROOF_START = "c2sp.org/tlog-proof@v1"
 MAX_PROOF = 2**18
 MAX_HASHES = 63
-NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
 
 EpochKeys = Sequence[tuple[int, HostPublic]]
 """The first record and the key of each epoch, from a log's first one on."""

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from modelvault import _files
-from modelvault._codec import b64encode
+from modelvault._codec import NUMBER, b64encode
 from modelvault.audit.cosigned import cosigned_path, read_cosigned
 from modelvault.audit.proofs import consistency, succession
 from modelvault.audit.verification import read_leaves
@@ -35,7 +35,7 @@ def submit(log: Path, key: HostPublic, url: str, witness: VerifierKey) -> tuple[
             raise AuditTampered(f"{log}: {report.size} records, {url} has seen {old}", verdict="rollback")
         proof = "".join(b64encode(h) + "\n" for h in consistency(report, leaves, old))
         status, kind, body = _post(f"{url.rstrip('/')}/add-checkpoint", f"old {old}\n{proof}\n{report.head}")
-        if status == 409 and kind == SIZE_TYPE and body.strip().isdigit() and int(body) != old:
+        if status == 409 and kind == SIZE_TYPE and NUMBER.fullmatch(body.strip()) and int(body) != old:
             old = int(body)  # it has seen more or less than we remember
         elif status == 403 and report.epoch:
             _introduce(url, succession(log, key))

@@ -3,17 +3,19 @@
 import fcntl
 import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from modelvault import _files, merkle
-from modelvault._codec import Fields, b64encode, json_decode, json_encode
+from modelvault._codec import NUMBER, Fields, b64encode, json_decode, json_encode
 from modelvault.audit.lines import ROTATED
-from modelvault.audit.proofs import MAX_PROOF, NUMBER, RecordProof, check_proof, hashes
+from modelvault.audit.proofs import MAX_PROOF, RecordProof, check_proof, hashes
 from modelvault.audit.standing import next_key
 from modelvault.checkpoint import Checkpoint, Note, NoteSignature
 from modelvault.cosignature import COSIGNATURE, VerifierKey, cosign
@@ -172,6 +174,13 @@ def _grew(seen: _Seen, head: Checkpoint, proof: tuple[bytes, ...]) -> bool:
         return False
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no fault of the witness's."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
 def make_server(witness: Witness, host: str, port: int) -> ThreadingHTTPServer:
     """An HTTP server at ``/add-checkpoint``, ``/add-key`` and ``/checkpoint?ORIGIN``; the caller runs and closes it."""
 
@@ -182,7 +191,7 @@ def make_server(witness: Witness, host: str, port: int) -> ThreadingHTTPServer:
 
         def do_POST(self) -> None:
             length = self.headers.get("Content-Length", "")
-            if not length.isdecimal() or int(length) > MAX_PROOF:
+            if not NUMBER.fullmatch(length) or int(length) > MAX_PROOF:
                 self._answer((413, TEXT, "too long\n"))
                 return
             calls = {"/add-checkpoint": witness.add_checkpoint, "/add-key": witness.add_key}
@@ -210,4 +219,4 @@ def make_server(witness: Witness, host: str, port: int) -> ThreadingHTTPServer:
         def log_message(self, format: str, *args: object) -> None:
             """The library prints nothing."""
 
-    return ThreadingHTTPServer((host, port), Handler)
+    return _Server((host, port), Handler)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelvault import _files
+from modelvault._codec import NUMBER
 from modelvault.errors import FormatError, ModelError, ModelVaultError
 
 Array = npt.NDArray[Any]
@@ -104,7 +105,7 @@ def read_inputs(path: Path) -> list[Feed]:
     runs: dict[str, dict[str, Array]] = {}
     for name, array in arrays.items():
         stem, _, number = name.rpartition(".")
-        key = (stem, number) if stem and number.isdigit() else (name, "0")
+        key = (stem, number) if stem and NUMBER.fullmatch(number) else (name, "0")
         runs.setdefault(key[1], {})[key[0]] = array
     return [runs[n] for n in sorted(runs, key=int)]
 

@@ -1,7 +1,10 @@
 """The witness, a real process over HTTP on loopback: it cosigns logs that only grow."""
 
+import http.client
 import json
 import re
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -10,10 +13,12 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 from conftest import Parties
+from serving import serving
 
 from audit.conftest import fill
 from modelvault import merkle
@@ -22,8 +27,8 @@ from modelvault.audit import AuditLog, LogKey, read_leaves, verify_log
 from modelvault.audit.cosigned import check_fresh, cosigned_path
 from modelvault.audit.proofs import check_proof, prove
 from modelvault.audit.tip import state_path
-from modelvault.audit.witness import submit
-from modelvault.audit.witnessing import Witness
+from modelvault.audit.witness import SIZE_TYPE, submit
+from modelvault.audit.witnessing import Witness, make_server
 from modelvault.checkpoint import Note
 from modelvault.cli.main import main
 from modelvault.cosignature import VerifierKey, cosigned_at
@@ -180,6 +185,48 @@ def test_a_witness_that_answers_nonsense(service: Service, writer: AuditLog, pin
         submit(writer.path, pinned, "http://127.0.0.1:1", service.verifier)
     with pytest.raises(FileError, match="http or https"):
         submit(writer.path, pinned, "file:///etc/passwd", service.verifier)
+
+
+def test_a_witness_whose_size_is_none(writer: AuditLog, pinned: HostPublic) -> None:
+    class Odd(BaseHTTPRequestHandler):
+        size = b""
+
+        def do_POST(self) -> None:
+            self.send_response(409)
+            self.send_header("Content-Type", SIZE_TYPE)
+            self.end_headers()
+            self.wfile.write(self.size)
+
+        def log_message(self, format: str, *args: object) -> None:
+            return
+
+    witness = VerifierKey(name="witness.example", algorithm=b"\x04", key=pinned)
+    fill(writer, 1)
+    with serving(Odd) as url:
+        for Odd.size in ("²".encode(), b"9" * 5000, b"-1", b""):
+            with pytest.raises(AuditTampered, match="has seen another log"):
+                submit(writer.path, pinned, url, witness)
+
+
+def test_clients_that_go_away_or_lie_about_their_length(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    witness = Witness(tmp_path / "seen", "witness.example", HostKey.generate())
+    with make_server(witness, "127.0.0.1", 0) as server:
+        server.daemon_threads = False  # closing waits for the answers
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        for length in ("9" * 5000, "²", "-1", ""):
+            client = http.client.HTTPConnection("127.0.0.1", server.server_port)
+            client.putrequest("POST", "/add-checkpoint")
+            client.putheader("Content-Length", length.encode())
+            client.endheaders()
+            assert client.getresponse().status == 413
+            client.close()
+        with socket.create_connection(("127.0.0.1", server.server_port)) as rude:
+            rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets
+            rude.sendall(b"POST /add-checkpoint HTTP/1.0\r\nContent-Length: 100\r\n\r\nold")
+        server.shutdown()
+        thread.join()
+    assert capfd.readouterr().err == ""
 
 
 def test_a_load_can_demand_a_fresh_cosignature(parties: Parties, sealed: Path, tmp_path: Path) -> None:

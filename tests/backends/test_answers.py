@@ -2,9 +2,8 @@
 
 import json
 import os
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -13,6 +12,7 @@ import needs
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from serving import serving
 
 from modelvault.errors import FormatError, KeyUnavailable
 from modelvault.keys import store
@@ -47,15 +47,11 @@ class Answers(BaseHTTPRequestHandler):
 @pytest.fixture
 def vault(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, tuple[int, Any]]]:
     needs.module("hvac")
-    with HTTPServer(("127.0.0.1", 0), Answers) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        monkeypatch.setenv("VAULT_ADDR", f"http://127.0.0.1:{server.server_port}")
+    with serving(Answers) as url:
+        monkeypatch.setenv("VAULT_ADDR", url)
         monkeypatch.setenv("VAULT_TOKEN", "token")
         monkeypatch.setattr(Answers, "given", {})
         yield Answers.given
-        server.shutdown()
-        thread.join()
 
 
 def facts(kind: str, public: str) -> tuple[int, Any]:

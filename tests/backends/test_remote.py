@@ -3,14 +3,14 @@
 import hashlib
 import json
 import subprocess
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import needs
 import pytest
+from serving import serving
 
 import modelvault
 from modelvault import remote
@@ -67,15 +67,8 @@ class Store(BaseHTTPRequestHandler):
 def web() -> Iterator[str]:
     Store.content, Store.etag, Store.ranges = b"", "1", True
     PARTS.clear()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Store)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Store) as url:
+        yield url
 
 
 def test_memory(parties: Any, sealed: Path) -> None:

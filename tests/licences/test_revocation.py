@@ -11,6 +11,7 @@ import pytest
 
 from licences.field import Field, clock
 from modelvault import admission, granting, issuing, ledger, permit, verification
+from modelvault._codec import CLOCK_AHEAD
 from modelvault.audit import AuditLog, LogKey, pruning
 from modelvault.audit.lines import Record
 from modelvault.envelope import Envelope, sign
@@ -163,6 +164,10 @@ def test_a_stale_list(field: Field, sealed: Path, monkeypatch: pytest.MonkeyPatc
     issued = issuing.read_list(
         path, [PublisherKey.from_pem((path.parent / "revoker.key").read_bytes(), None, "k")]
     ).issued
+    clock(monkeypatch, issued - CLOCK_AHEAD - SECOND, permit)
+    refused(field, sealed, PolicyDenied, "which is yet to come: its age cannot be told")
+    clock(monkeypatch, issued - CLOCK_AHEAD, permit)
+    field.parties.load(sealed).close()
     clock(monkeypatch, issued + timedelta(hours=2), permit)
     field.parties.load(sealed).close()
     clock(monkeypatch, issued + timedelta(hours=2) + SECOND, permit)

@@ -68,8 +68,9 @@ def test_what_goes_wrong_is_one_line(run: Run, tmp_path: Path) -> None:
     (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04")
     run("watermark", "embed", "m.onnx", "-o", "x.onnx", "--inputs", "bad.npz", code=4)
     run("watermark", "embed", "m.onnx", "-o", "x.onnx", "--owner", "nobody", code=6)
-    np.savez(tmp_path / "wrong.npz", other=np.zeros(3))
-    run("watermark", "embed", "m.onnx", "-o", "x.onnx", "--inputs", "wrong.npz", code=5)
+    for name in ("other", "x.²", "x." + "9" * 5000, "x.01"):
+        np.savez(tmp_path / "wrong.npz", **{name: np.zeros(3)})
+        run("watermark", "embed", "m.onnx", "-o", "x.onnx", "--inputs", "wrong.npz", code=5)
     assert not (tmp_path / "x.onnx").exists()
 
 
