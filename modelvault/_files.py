@@ -33,6 +33,19 @@ def exists(path: str | os.PathLike[str]) -> bool:
         return Path(path).exists()
 
 
+def beside(path: Path, suffix: str) -> Path:
+    """The path of the same name with ``suffix`` after it; FileError where ``path`` names no file, as ``.`` or ``/``."""
+    if not path.name:
+        raise FileError(f"{path}: names no file")
+    return path.with_name(path.name + suffix)
+
+
+def real(path: str | os.PathLike[str]) -> Path:
+    """The absolute path with links followed; Path.resolve raises RuntimeError for a loop of them."""
+    with failures(path):
+        return Path(os.path.realpath(path))
+
+
 def open_regular(path: str | os.PathLike[str], *, flags: int = 0, dir_fd: int | None = None) -> int:
     """Open for reading without ever blocking on a FIFO or device; returns a descriptor of a regular file."""
     if "\0" in os.fsdecode(path):  # no OSError to Python
@@ -114,10 +127,12 @@ def open_inside(folder: str | os.PathLike[str], location: str) -> int:
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], *, mode: int = 0o644) -> Iterator[BinaryIO]:
-    """Write to a temporary file in the same folder, sync, rename: after any failure ``path`` is as it was."""
+    """Write to a temporary file in the same folder, sync, rename: after any failure ``path`` is as it was.
+
+    FileError where something else than a regular file stands there: a rename would put a file in a device's place.
+    """
     target = Path(path)
-    if target.is_dir():
-        raise FileError(f"{target}: is a directory")
+    _check_replaceable(target)
     with failures(path):
         descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent or ".")
     try:
@@ -133,6 +148,13 @@ def atomic_write(path: str | os.PathLike[str], *, mode: int = 0o644) -> Iterator
         with contextlib.suppress(OSError):
             Path(temporary).unlink()
         raise
+
+
+def _check_replaceable(target: Path) -> None:
+    with failures(target), contextlib.suppress(FileNotFoundError):
+        mode = target.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise FileError(f"{target}: is a directory" if stat.S_ISDIR(mode) else f"{target}: not a regular file")
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o644) -> None:

@@ -80,7 +80,7 @@ def current(log: Path, at: Standing) -> Usage:
 
 
 def side_path(log: Path) -> Path:
-    return log.with_name(log.name + ".usage")
+    return _files.beside(log, ".usage")
 
 
 def _remembered(log: Path, at: Standing) -> tuple[Place, Usage] | None:

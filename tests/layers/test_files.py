@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import socket
 import stat
 import tracemalloc
 from pathlib import Path
@@ -176,7 +177,44 @@ def test_writes_that_cannot_be(tmp_path: Path) -> None:
         _files.write_bytes(tmp_path, b"x")
     with refused(f"{tmp_path / 'none' / 'f'}: no such file or directory"):
         _files.write_bytes(tmp_path / "none" / "f", b"x")
+    with refused(f"{tmp_path / ('n' * 300)}: file name too long"):
+        _files.write_bytes(tmp_path / ("n" * 300), b"x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_takes_the_place_of_regular_files_alone(tmp_path: Path) -> None:
+    """A rename over /dev/null, which root may do, would leave a file there."""
+    fifo, loop, link, gone = (tmp_path / name for name in ("fifo", "loop", "link", "gone"))
+    os.mkfifo(fifo)
+    loop.symlink_to("loop")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+    for path in (fifo, tmp_path / "socket"):
+        with refused(f"{path}: not a regular file"):
+            _files.write_bytes(path, b"x")
+    with refused(f"{loop}: too many levels of symbolic links"):
+        _files.write_bytes(loop, b"x")
+    link.symlink_to(fifo)
+    with refused(f"{link}: not a regular file"):
+        _files.write_bytes(link, b"x")
+    gone.symlink_to("nothing")
+    _files.write_bytes(gone, b"x")
+    assert gone.read_bytes() == b"x"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fifo", "gone", "link", "loop", "socket"]
+
+
+def test_names_beside_a_file(tmp_path: Path) -> None:
+    assert _files.beside(Path("a/b.log"), ".state") == Path("a/b.log.state")
+    for path in (Path("."), Path("/"), Path("")):
+        with refused(f"{path}: names no file"):
+            _files.beside(path, ".state")
+
+
+def test_real_paths(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "loop").symlink_to("loop")
+    assert _files.real(tmp_path / "link") == tmp_path.resolve() / "file"
+    assert _files.real(tmp_path / "loop") == tmp_path.resolve() / "loop"  # opening it will say so
 
 
 def test_a_rename_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
