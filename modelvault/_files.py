@@ -18,6 +18,11 @@ def reason(error: OSError) -> str:
     return (error.strerror or type(error).__name__).lower()
 
 
+def readable(path: str | os.PathLike[str]) -> str:
+    """The path as UTF-8 can hold it: bytes that are none become ``\\udcff`` and the like, as in messages."""
+    return os.fspath(path).encode(errors="backslashreplace").decode()
+
+
 @contextlib.contextmanager
 def failures(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn an OSError into a FileError that names ``path``."""

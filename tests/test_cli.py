@@ -88,6 +88,25 @@ def test_inputs_and_outputs(ready: Run, tmp_path: Path) -> None:
     assert Path("y.npz").read_bytes() == before
 
 
+def test_random_inputs_of_no_size(ready: Run) -> None:
+    for shape in ("x", "x=", "x=1,-3", "x=²", "x=1." + "9" * 30):
+        assert "expected INPUT=N,N" in ready("run", "model.mvlt", "--random", "--shape", shape, code=2).err
+    assert "no input 'y'" in ready("run", "model.mvlt", "--random", "--shape", "y=1", code=2).err
+    huge = ready("run", "model.mvlt", "--random", "--shape", "x=1000000,3,480,1920", code=5)
+    assert "a random input of shape (1000000, 3, 480, 1920) is beyond" in huge.err
+
+
+def test_a_path_that_is_not_utf_8(ready: Run) -> None:
+    odd = os.fsdecode(b"m\xff")
+    Path("model.mvlt").rename(f"{odd}.mvlt")
+    ready("run", f"{odd}.mvlt", "--random", "--shape", "x=1,3,48,192")
+    (record,) = ready("audit", "show", "--event", "load.intent", "--json").json
+    assert record["file"] == "m\\udcff.mvlt"
+    Path("model.onnx").rename(f"{odd}.onnx")
+    assert "not UTF-8" in ready("seal", f"{odd}.onnx", "-o", "x.mvlt", code=4).err
+    assert not Path("x.mvlt").exists()
+
+
 def test_grant_and_ungrant(ready: Run) -> None:
     ready("keygen", "recipient", "bank", "--no-passphrase", "--algorithm", "x25519")
     arguments = ("run", "model.mvlt", "--identity", "bank")

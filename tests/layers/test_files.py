@@ -19,6 +19,10 @@ def refused(words: str) -> Any:
     return pytest.raises(FileError, match=rf"^{re.escape(words)}$")
 
 
+def test_paths_that_are_not_utf_8_are_readable() -> None:
+    assert _files.readable(Path(os.fsdecode(b"a/\xc3\xa9\xff"))) == "a/é\\udcff"
+
+
 def test_reasons_are_the_system_s_words() -> None:
     assert _files.reason(OSError(errno.ENOENT, "No such file or directory")) == "no such file or directory"
     assert _files.reason(OSError("odd")) == "oserror"
@@ -205,7 +209,7 @@ def test_a_write_takes_the_place_of_regular_files_alone(tmp_path: Path) -> None:
 
 def test_names_beside_a_file(tmp_path: Path) -> None:
     assert _files.beside(Path("a/b.log"), ".state") == Path("a/b.log.state")
-    for path in (Path("."), Path("/"), Path("")):
+    for path in (Path(), Path("/")):
         with refused(f"{path}: names no file"):
             _files.beside(path, ".state")
 
