@@ -179,5 +179,5 @@ def test_verify_follows_a_growing_log(writer: AuditLog, host: LogKey) -> None:
             fill(writer, 1) if size == 4 else None
         whole = writer.path.read_bytes()
         writer.path.write_bytes(whole.replace(b'"number":0', b'"number":1'))
-        assert process.wait(10) == 20
+        assert process.wait(60) == 20
         assert "not what the head signs" in process.stderr.read()

@@ -115,13 +115,13 @@ def test_threads_share_a_sync(writer: AuditLog, pinned: HostPublic, monkeypatch:
     def slow_sync(descriptor: int) -> None:
         syncs.append(descriptor)
         entered.set()
-        release.wait(10)
+        release.wait(60)
         real(descriptor)
 
     monkeypatch.setattr(os, "fdatasync", slow_sync)
     threads = [threading.Thread(target=writer.append, args=("load.intent",), kwargs={"n": n}) for n in range(20)]
     threads[0].start()
-    entered.wait(10)
+    entered.wait(60)
     for thread in threads[1:]:
         thread.start()
     while len(writer._waiting) < 19:
@@ -183,13 +183,13 @@ def test_a_fork_while_threads_write(writer: AuditLog, pinned: HostPublic, monkey
 
     def slow_sync(descriptor: int) -> None:
         entered.set()
-        release.wait(10)
+        release.wait(60)
         real(descriptor)
 
     monkeypatch.setattr(os, "fdatasync", slow_sync)
     threads = [threading.Thread(target=writer.append, args=("load.intent",), kwargs={"n": n}) for n in range(3)]
     threads[0].start()
-    entered.wait(10)
+    entered.wait(60)
     for thread in threads[1:]:
         thread.start()
     while len(writer._waiting) < 2:
