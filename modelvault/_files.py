@@ -150,8 +150,7 @@ def atomic_write(path: str | os.PathLike[str], *, mode: int = 0o644) -> Iterator
             Path(temporary).replace(target)
             sync_folder(target.parent)
     except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
+        remove(temporary)
         raise
 
 
@@ -186,12 +185,26 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
-def write_new(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write and sync a file that nobody looks at yet."""
-    with failures(path), open(path, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+def write_new(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o644) -> None:
+    """Write and sync a file where nothing stands yet; after a failure nothing stands there."""
+    with failures(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with failures(path), open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+    except BaseException:
+        remove(path)
+        raise
+
+
+def remove(*paths: str | os.PathLike[str]) -> None:
+    """Take back what was written, as far as that can be done."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            Path(path).unlink()
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:

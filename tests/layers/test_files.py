@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import file_size_limit
 
 from modelvault import _files
 from modelvault.errors import FileError
@@ -255,6 +256,16 @@ def test_a_new_file_replaces_nothing(tmp_path: Path) -> None:
     with refused(f"{tmp_path / 'f'}: file exists"):
         _files.write_new(tmp_path / "f", b"two")
     assert (tmp_path / "f").read_bytes() == b"one"
+    assert stat.S_IMODE((tmp_path / "f").stat().st_mode) == 0o644
+    _files.write_new(tmp_path / "g", b"", mode=0o600)
+    assert stat.S_IMODE((tmp_path / "g").stat().st_mode) == 0o600
+
+
+def test_a_new_file_that_does_not_fit_is_taken_back(tmp_path: Path) -> None:
+    with file_size_limit(3), refused(f"{tmp_path / 'f'}: file too large"):
+        _files.write_new(tmp_path / "f", b"four")
+    assert list(tmp_path.iterdir()) == []
+    _files.remove(tmp_path / "none", tmp_path / "none" / "none")
 
 
 def test_a_folder_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
