@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -288,6 +290,47 @@ def test_the_documented_statuses_are_the_real_ones() -> None:
     real |= {status: f"AuditTampered {verdict}" for verdict, status in VERDICTS.items()}
     assert {status: words for status, words in documented.items() if words} == real
     assert {0, 2, INTERNAL, INTERRUPTED} <= documented.keys()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_stopped_takes_back_what_it_began(
+    ready: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    sync = os.fsync
+
+    def stopped(descriptor: int) -> None:
+        os.kill(os.getpid(), number)
+        sync(descriptor)
+
+    before = sorted(Path().iterdir())
+    for arguments in (("seal", "model.onnx", "-o", "new.mvlt"), ("grant", "model.mvlt", "--to", "default", "-o", "g")):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", stopped)
+            ready(*arguments, code=128 + number)
+        assert sorted(Path().iterdir()) == before
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_signal_that_is_ignored_stays_ignored(ready: Run) -> None:
+    """As nohup asks for; and a thread of an embedding program cannot set handlers."""
+    old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        ready("verify", "model.mvlt")
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, old)
+    codes: list[object] = []
+
+    def elsewhere() -> None:
+        try:
+            main(["verify", "model.mvlt"])
+        except SystemExit as ended:
+            codes.append(ended.code)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert codes == [0]
 
 
 def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
