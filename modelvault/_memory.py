@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import functools
 import mmap
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -100,6 +101,8 @@ def wipe_bytes(data: bytes) -> None:
         ctypes.memset(id(data) + bytes.__basicsize__ - 1, 0, len(data))
 
 
+_inside: list[bool] = []
+_inside_lock = threading.Lock()
 _M_PERTURB = -6
 _PERTURBED = 0xA5
 _CACHED_SIZES = range(24, 1033, 16)  # what a glibc thread cache holds, seven chunks of each size
@@ -107,28 +110,39 @@ _CACHED_COUNT = 7
 
 
 @contextlib.contextmanager
-def quiet_frees() -> Iterator[None]:
-    """While inside, glibc's malloc overwrites what is freed, so that a destroyed session leaves no names behind.
+def overwritten_frees() -> Iterator[None]:
+    """While inside, glibc's malloc overwrites what is freed: copies and names that a library makes on the way.
 
-    Small chunks in the thread's own cache escape that; they are taken, overwritten and given back on the way out, and
-    whole free pages go back to the system. Without glibc this does nothing.
+    Small chunks go to the thread's own cache as they are; :func:`overwrite_caches` is for those. Without glibc this
+    does nothing. It may be entered in several threads, and ends with the last.
     """
     libc = _glibc()
     if libc is None:
         yield
         return
-    libc.mallopt(_M_PERTURB, _PERTURBED)
+    with _inside_lock:
+        _inside.append(True)
+        libc.mallopt(_M_PERTURB, _PERTURBED)
     try:
         yield
     finally:
-        libc.mallopt(_M_PERTURB, 0)
-        for size in _CACHED_SIZES:
-            chunks = [libc.malloc(size) for _ in range(_CACHED_COUNT)]
-            for chunk in chunks:
-                ctypes.memset(chunk, 0, size)
-            for chunk in chunks:
-                libc.free(chunk)
-        libc.malloc_trim(0)
+        with _inside_lock:
+            _inside.pop()
+            if not _inside:
+                libc.mallopt(_M_PERTURB, 0)
+
+
+def overwrite_caches() -> None:
+    """Take what glibc's cache of this thread holds, overwrite it, give it back; and whole free pages to the system."""
+    if (libc := _glibc()) is None:
+        return
+    for size in _CACHED_SIZES:
+        chunks = [libc.malloc(size) for _ in range(_CACHED_COUNT)]
+        for chunk in chunks:
+            ctypes.memset(chunk, 0, size)
+        for chunk in chunks:
+            libc.free(chunk)
+    libc.malloc_trim(0)
 
 
 @functools.cache

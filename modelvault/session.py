@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 # onnxruntime 1.32 records events about processes and sessions in ~/.cache and uploads them, unless told before import;
@@ -19,7 +20,7 @@ os.environ.update(_ENVIRONMENT)
 import onnxruntime
 
 from modelvault import options
-from modelvault._memory import quiet_frees, wipe_bytes
+from modelvault._memory import overwrite_caches, overwritten_frees, wipe_bytes
 from modelvault.binding import GuardedBinding
 from modelvault.decryption import Decrypted
 from modelvault.errors import FileError, ForbiddenOption, InputRejected, ModelError, SessionClosed
@@ -147,16 +148,22 @@ class GuardedSession(onnxruntime.InferenceSession):
         graph = bytes(self._model.graph.view)
         self._model.graph.wipe()
         try:
-            super().__init__(
-                graph,
-                chosen,
-                providers=list(settings.providers),
-                provider_options=[dict(o) for o in settings.providers.values()],
-                read_config_from_model=0,
-                enable_fallback=0,
-            )
+            with overwritten_frees():
+                super().__init__(
+                    graph,
+                    chosen,
+                    providers=list(settings.providers),
+                    provider_options=[dict(o) for o in settings.providers.values()],
+                    read_config_from_model=0,
+                    enable_fallback=0,
+                )
         except Exception as error:
             raise ModelError(f"onnxruntime refused the model: {_first_line(error)}") from None
+        else:
+            self._inputs_meta, self._outputs_meta = (
+                [_detached(a) for a in m] for m in (self._inputs_meta, self._outputs_meta)
+            )
+            self._model_meta = _detached(self._model_meta)
         finally:
             # What onnxruntime keeps to build the session anew: the graph, and options that point at the weights.
             self._model_bytes = None
@@ -377,14 +384,20 @@ def _release(native: Any, model: Decrypted) -> None:
     Then the weights become zeros at once, and their memory stays mapped for as long as the native session does.
     """
     alive = weakref.ref(native)
-    with quiet_frees():
+    with overwritten_frees():
         del native
+    overwrite_caches()
     if (held := alive()) is None:
         model.wipe()
         return
     keep = [model.weights]
     model.weights.clear()
     weakref.finalize(held, keep.clear)
+
+
+def _detached(described: Any) -> SimpleNamespace:
+    """The same attributes in an object of its own: onnxruntime's keeps the native session alive, beyond closing."""
+    return SimpleNamespace(**{name: getattr(described, name) for name in dir(described) if not name.startswith("_")})
 
 
 def _first_line(error: Exception) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from modelvault import _memory
-from modelvault._memory import SecureBuffer, pages, quiet_frees, wipe_bytes
+from modelvault._memory import SecureBuffer, overwrite_caches, overwritten_frees, pages, wipe_bytes
 
 
 def flags(memory: "mmap.mmap | memoryview") -> set[str]:
@@ -175,7 +175,7 @@ def test_frees_are_overwritten_while_inside() -> None:
     """In a process of its own, since the allocator's settings hold for all of it."""
     script = """
 import ctypes
-from modelvault._memory import quiet_frees
+from modelvault._memory import overwrite_caches, overwritten_frees
 libc = ctypes.CDLL("libc.so.6")
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, (ctypes.c_size_t,), (ctypes.c_void_p,)
 def freed(size):
@@ -184,14 +184,15 @@ def freed(size):
     libc.free(chunk)
     return ctypes.string_at(chunk, size).count(b"s")
 before = freed(4000)
-with quiet_frees():
-    inside = freed(4000)
+with overwritten_frees():
+    with overwritten_frees():
+        pass
+    inside = freed(4000)  # until the last of them is left
 cached = [libc.malloc(size) for size in range(24, 1033, 16)]
 for chunk, size in zip(cached, range(24, 1033, 16)):
     ctypes.memset(chunk, ord("s"), size)
     libc.free(chunk)
-with quiet_frees():
-    pass
+overwrite_caches()
 left = sum(ctypes.string_at(chunk, size).count(b"s" * 8) for chunk, size in zip(cached, range(24, 1033, 16)))
 print(before > 3900, inside, left, freed(4000) > 3900)
 """
@@ -200,7 +201,7 @@ print(before > 3900, inside, left, freed(4000) > 3900)
 
 
 def test_an_error_inside_leaves_the_allocator_as_it_was() -> None:
-    with pytest.raises(RuntimeError), quiet_frees():
+    with pytest.raises(RuntimeError), overwritten_frees():
         raise RuntimeError
 
 
@@ -213,8 +214,9 @@ def test_without_glibc_nothing_is_done(error: type[Exception], monkeypatch: pyte
     monkeypatch.setattr(ctypes, "CDLL", no_library)
     try:
         inside = False
-        with quiet_frees():
+        with overwritten_frees():
             inside = True
+        overwrite_caches()
         assert inside
     finally:
         _memory._glibc.cache_clear()
