@@ -10,7 +10,7 @@ from modelvault.errors import FormatError, SignatureInvalid
 from modelvault.keys import HostPublic
 
 COSIGNATURE = b"\x04"
-_VERIFIER_KEY = re.compile(r"([^\s+]{1,200})\+([0-9a-f]{8})\+([A-Za-z0-9+/=]{1,200})")
+_VERIFIER_KEY = re.compile(r"([^\s+\x00-\x1f]{1,200})\+([0-9a-f]{8})\+([A-Za-z0-9+/=]{1,200})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
