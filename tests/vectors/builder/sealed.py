@@ -497,8 +497,9 @@ def _extents() -> Iterator[Case]:
 
 
 def _terms() -> Iterator[Case]:
-    number = sha(b"w\n\4", WITNESS.raw)[:4].hex()
-    witness = f"w+{number}+{b64(bytes([4]) + WITNESS.raw)}"
+    of_log, witness = (
+        f"w+{sha(b'w', key)[:4].hex()}+{b64(key[1:])}" for key in (b"\n\1" + WITNESS.raw, b"\n\4" + WITNESS.raw)
+    )
     cases: dict[str, tuple[str, Any]] = {
         "missing": ("no policy", None),
         "list": ("a list for terms", []),
@@ -517,6 +518,8 @@ def _terms() -> Iterator[Case]:
         "share": ("a share above 1", {"queries": {"rejected": 1.5}}),
         "witness": ("a witness key that does not fit its number", {"cosigned": {"by": ["w+00000000+" + b64(b"\4" + RECIPIENT.raw)]}}),
         "witness-hours": ("cosigned in the last 8761 hours", {"cosigned": {"by": [witness], "hours": 8761}}),
+        "witness-space": ("white space before a witness's key", {"cosigned": {"by": [" " + witness]}}),
+        "witness-log": ("a log's key for a witness's", {"cosigned": {"by": [of_log]}}),
         "providers-1025": ("1025 providers", {"providers": ["p"] * 1025}),
         "provider-long": ("a provider of 4097 characters", {"providers": ["p" * 4097]}),
         "witness-threshold": ("two of no witnesses", {"cosigned": {"by": [], "threshold": 2}}),
