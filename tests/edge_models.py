@@ -383,6 +383,8 @@ def opset_future(d):
 
 
 for _o in (7, 8, 9, 11, 13, 15, 17, 19, 21, 22, 23, 24, 25, 26, 27):
+    if _o > onnx.defs.onnx_opset_version():
+        break
 
     def _f(d, o=_o):
         put(
