@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from modelvault._codec import Fields, format_time, parse_time
+from modelvault._codec import MAX_TEXT, Fields, format_time, parse_time
 from modelvault.cosignature import COSIGNATURE, VerifierKey
 from modelvault.errors import FormatError
 
@@ -149,7 +149,7 @@ _TIME = Kind(read=_time, write=format_time, schema={"type": "string", "format": 
 _TEXTS = Kind(
     read=lambda fields, key: fields.texts(key, None, limit=TEXTS_LIMIT),
     write=list,
-    schema={"type": "array", "items": {"type": "string"}, "maxItems": TEXTS_LIMIT},
+    schema={"type": "array", "items": {"type": "string", "maxLength": MAX_TEXT}, "maxItems": TEXTS_LIMIT},
 )
 _COUNT = Kind(read=lambda fields, key: fields.integer(key, None), write=int, schema=COUNT)
 _QUOTA = Kind(
