@@ -62,7 +62,8 @@ def succession(log: Path | None, key: str, output: Path | None) -> None:
 def check_proof(proof: Path, key: str, chain: Path | None, as_json: bool) -> None:
     """Check that PROOF shows one record of the host's log, and print the record."""
     first = store.load_host_public(key)
-    keys = proofs.follow(first, proofs.split_proofs(read_text(chain)), str(chain)) if chain else [(0, first)]
+    parts = proofs.split_proofs(read_text(chain), str(chain)) if chain else []
+    keys = proofs.follow(first, parts, str(chain))
     record = proofs.check_proof(read_text(proof), keys, str(proof))
     if as_json:
         print_json(record.to_dict())

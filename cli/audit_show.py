@@ -38,7 +38,7 @@ def read_text(path: Path) -> str:
 def read_verifier(reference: str) -> VerifierKey:
     """A verifier key itself, or the file that holds it."""
     text = read_text(Path(reference)) if os.path.exists(reference) else reference  # noqa: PTH110
-    return VerifierKey.from_text(text, "verifier key")
+    return VerifierKey.from_text(text.strip(), "verifier key")
 
 
 @click.command(epilog="Example: modelvault audit verify audit.log --key host.pub; exit statuses: docs/CLI.md")

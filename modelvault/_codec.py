@@ -12,11 +12,12 @@ from typing import Any
 from modelvault.errors import FormatError
 
 MAX_JSON_DEPTH = 32
+MAX_TEXT = 4096  # characters of a text without a limit of its own
 _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
 NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")  # what int() takes: "²" is a digit to str, long runs are refused
 CLOCK_AHEAD = timedelta(minutes=5)  # how far another machine's clock may be ahead of ours
 MAX_INTEGER = 2**64  # beyond it, Python has integers that are no floats, and that it will not write
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(?P<zone>Z|[+-]\d\d:\d\d)?", re.ASCII)
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(?P<zone>Z|[+-]\d\d:[0-5]\d)?", re.ASCII)
 
 
 def b64encode(data: bytes) -> str:
@@ -130,7 +131,7 @@ class Fields:
             raise FormatError(f"{self.path}.{key}: expected {words}, got {type(value).__name__}")
         return value
 
-    def text(self, key: str, default: Any = ..., *, limit: int = 4096) -> str:
+    def text(self, key: str, default: Any = ..., *, limit: int = MAX_TEXT) -> str:
         value: str = self._take(key, str, default, "text")
         if value is not None and len(value) > limit:
             raise FormatError(f"{self.path}.{key}: longer than {limit} characters")
@@ -160,8 +161,8 @@ class Fields:
 
     def texts(self, key: str, default: Any = ..., *, limit: int = 65535) -> tuple[str, ...]:
         values = self.items(key, default, limit=limit)
-        if values is not None and not all(isinstance(v, str) for v in values):
-            raise FormatError(f"{self.path}.{key}: expected a list of texts")
+        if values is not None and not all(isinstance(v, str) and len(v) <= MAX_TEXT for v in values):
+            raise FormatError(f"{self.path}.{key}: expected a list of texts of at most {MAX_TEXT} characters")
         return values if values is None else tuple(values)
 
     def mapping(self, key: str, default: Any = ...) -> dict[str, Any]:
@@ -185,8 +186,15 @@ class Fields:
     def fingerprint(self, key: str) -> str:
         """A key's fingerprint: SHA256: and 43 characters of base64."""
         text = self.text(key, limit=64)
+        return self._checked_fingerprint(key, text)
+
+    def fingerprints(self, key: str, *, limit: int) -> tuple[str, ...]:
+        """A list of them."""
+        return tuple(self._checked_fingerprint(key, text) for text in self.texts(key, limit=limit))
+
+    def _checked_fingerprint(self, key: str, text: str) -> str:
         if not _FINGERPRINT.fullmatch(text):
-            raise FormatError(f"{self.path}.{key}: expected a SHA256: fingerprint, got {text!r}")
+            raise FormatError(f"{self.path}.{key}: expected a SHA256: fingerprint, got {text[:80]!r}")
         return text
 
     def exactly(self, key: str, expected: str) -> None:

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from modelvault._codec import Fields
-from modelvault.cosignature import VerifierKey
+from modelvault.cosignature import COSIGNATURE, VerifierKey
 from modelvault.errors import FormatError
 
 
@@ -36,7 +36,7 @@ class AuditTerms:
             rotate_days=fields.integer("rotate_days", None, low=1, high=36_500),
             conceal=fields.texts("conceal", (), limit=64),
             witnesses=tuple(
-                VerifierKey.from_text(text, f"{field}.witnesses[{number}]")
+                VerifierKey.from_text(text, f"{field}.witnesses[{number}]", COSIGNATURE)
                 for number, text in enumerate(fields.texts("witnesses", (), limit=16))
             ),
             witness_threshold=fields.integer("witness_threshold", 1, low=1, high=16),

@@ -12,7 +12,7 @@ MAX_NOTE = 16 * 2**10
 MAX_NOTE_SIGNATURES = 16
 ED25519 = b"\x01"
 _DASH = "\N{EM DASH} "
-_NAME = re.compile(r"[^\s+]{1,200}")
+_NAME = re.compile(r"[^\s+\x00-\x1f]{1,200}")  # C2SP signed-note: no control characters
 
 
 class NoteKey(Protocol):

@@ -10,7 +10,8 @@ from modelvault.errors import FormatError, SignatureInvalid
 from modelvault.keys import HostPublic
 
 COSIGNATURE = b"\x04"
-_VERIFIER_KEY = re.compile(r"([^\s+]{1,200})\+([0-9a-f]{8})\+([A-Za-z0-9+/=]{1,200})")
+_KINDS = {ED25519[0]: "log", COSIGNATURE[0]: "witness"}
+_VERIFIER_KEY = re.compile(r"([^\s+\x00-\x1f]{1,200})\+([0-9a-f]{8})\+([A-Za-z0-9+/=]{1,200})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,14 +27,15 @@ class VerifierKey:
         return f"{self.name}+{number}+{b64encode(self.algorithm + self.key.public_bytes)}"
 
     @classmethod
-    def from_text(cls, text: str, field: str) -> "VerifierKey":
-        """Parse ``NAME+HEX+BASE64``; FormatError names ``field``."""
-        found = _VERIFIER_KEY.fullmatch(text.strip())
+    def from_text(cls, text: str, field: str, kinds: bytes = ED25519 + COSIGNATURE) -> "VerifierKey":
+        """Parse ``NAME+HEX+BASE64`` of one of these kinds of keys; FormatError names ``field``."""
+        found = _VERIFIER_KEY.fullmatch(text)
         data = b64decode(found[3], field) if found else b""
-        if not found or len(data) != 33 or data[:1] not in (ED25519, COSIGNATURE):
-            raise FormatError(f"{field}: expected the verifier key of an Ed25519 log or witness")
+        if not found or len(data) != 33 or data[:1] not in kinds:
+            whose = " or ".join(_KINDS[kind] for kind in kinds)
+            raise FormatError(f"{field}: expected the verifier key of an Ed25519 {whose}")
         key = cls(name=found[1], algorithm=data[:1], key=HostPublic.from_bytes(data[1:], field))
-        if key.to_text() != text.strip():
+        if key.to_text() != text:
             raise FormatError(f"{field}: the key's number does not fit the key")
         return key
 

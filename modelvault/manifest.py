@@ -58,7 +58,7 @@ class PlainSignature:
     @classmethod
     def from_dict(cls, value: dict[str, Any], field: str) -> "PlainSignature":
         fields = Fields(value, field)
-        signature = cls(digest=fields.digest("digest"), signers=fields.texts("signers", limit=64))
+        signature = cls(digest=fields.digest("digest"), signers=fields.fingerprints("signers", limit=64))
         fields.done()
         return signature
 
@@ -128,7 +128,7 @@ class ModelStatement:
             extents=_extents(fields.items("extents", limit=MAX_EXTENTS), f"{fields.path}.extents"),
             key_commitment=fields.binary("keyCommitment", size=32),
             policy=Terms.from_dict(fields.mapping("policy"), f"{fields.path}.policy"),
-            publishers=fields.texts("publishers", limit=64),
+            publishers=fields.fingerprints("publishers", limit=64),
             io=fields.mapping("io", None),
             watermark=None if mark is None else Commitment.from_dict(mark, f"{fields.path}.watermark"),
             variants=None if variants is None else Variants.from_dict(variants, f"{fields.path}.fingerprint"),

@@ -7,6 +7,7 @@ as RFC 3339 text. What a schema cannot say (fingerprints that fit their files, t
 import dataclasses
 from typing import Any
 
+from modelvault._codec import MAX_TEXT
 from modelvault.auditterms import AuditTerms
 from modelvault.cosignature import VerifierKey
 from modelvault.termtable import TERMS
@@ -15,7 +16,7 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 _VERSION = r"^(0|[1-9][0-9]{0,8})(\.(0|[1-9][0-9]{0,8})){0,3}$"
 _THRESHOLD = {"type": "integer", "minimum": 1, "maximum": 64}
-_TEXTS = {"type": "array", "items": {"type": "string"}, "maxItems": 1024}
+_TEXTS = {"type": "array", "items": {"type": "string", "maxLength": MAX_TEXT}, "maxItems": 1024}
 
 
 def terms() -> dict[str, Any]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from modelvault._codec import Fields, format_time, parse_time
-from modelvault.cosignature import VerifierKey
+from modelvault._codec import MAX_TEXT, Fields, format_time, parse_time
+from modelvault.cosignature import COSIGNATURE, VerifierKey
 from modelvault.errors import FormatError
 
 QUERY_COUNTS = ("per_minute", "total")
@@ -114,7 +114,7 @@ def _cosigned(fields: Fields, key: str) -> Cosigned | None:
     inner = Fields(value, f"{fields.path}.{key}")
     texts = inner.texts("by", limit=MAX_WITNESSES)
     cosigned = Cosigned(
-        by=tuple(VerifierKey.from_text(text, f"{inner.path}.by[{n}]") for n, text in enumerate(texts)),
+        by=tuple(VerifierKey.from_text(text, f"{inner.path}.by[{n}]", COSIGNATURE) for n, text in enumerate(texts)),
         hours=inner.integer("hours", 24, low=1, high=MAX_COSIGNED_HOURS),
         threshold=inner.integer("threshold", 1, low=1, high=MAX_WITNESSES),
     )
@@ -149,7 +149,7 @@ _TIME = Kind(read=_time, write=format_time, schema={"type": "string", "format": 
 _TEXTS = Kind(
     read=lambda fields, key: fields.texts(key, None, limit=TEXTS_LIMIT),
     write=list,
-    schema={"type": "array", "items": {"type": "string"}, "maxItems": TEXTS_LIMIT},
+    schema={"type": "array", "items": {"type": "string", "maxLength": MAX_TEXT}, "maxItems": TEXTS_LIMIT},
 )
 _COUNT = Kind(read=lambda fields, key: fields.integer(key, None), write=int, schema=COUNT)
 _QUOTA = Kind(

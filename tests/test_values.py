@@ -26,7 +26,7 @@ def a_statement(root: bytes = bytes(32)) -> ModelStatement:
         extents=(Extent(kind="graph", offset=0, length=graph), Extent(kind="index", offset=graph, length=index)),
         key_commitment=bytes(32),
         policy=Terms(providers=("CPUExecutionProvider",)),
-        publishers=("SHA256:x",),
+        publishers=("SHA256:" + "x" * 43,),
     )
 
 

@@ -308,7 +308,7 @@ def proof(case: Case) -> tuple[Check, Check, list[str]]:
     more = ["--succession", str(chain)] if "succession" in case.header else []
 
     def checked(text: str, host: HostPublic) -> None:
-        keys = proofs.follow(host, proofs.split_proofs(chain.read_text("utf-8")), "s")
+        keys = proofs.follow(host, proofs.split_proofs(chain.read_text("utf-8"), "s"), "s")
         proofs.check_proof(text, keys, "p")
 
     return (

@@ -97,9 +97,7 @@ def check_proof(text: str, keys: EpochKeys, source: str) -> Record:
     Raises FormatError; SignatureInvalid where the head is not the host's, AuditTampered where the record is not below
     that head.
     """
-    proof = RecordProof.from_text(text, source)
-    note = Note.from_text(proof.note, source)
-    head = Checkpoint.from_text(note.text, source)
+    proof, note, head = _opened(text, source)
     key = next((key for began, key in reversed(keys) if began < head.size), None)
     if key is None or not note.signed_by(head.origin, key):
         names = key.fingerprint if key else "a key of its epoch"
@@ -110,6 +108,13 @@ def check_proof(text: str, keys: EpochKeys, source: str) -> Record:
     if not isinstance(record, Record) or record.seq != proof.index:
         raise FormatError(f"{source}: extra: expected record {proof.index}")
     return record
+
+
+def _opened(text: str, source: str) -> tuple[RecordProof, Note, Checkpoint]:
+    """A proof, the note it leads to, and what that says."""
+    proof = RecordProof.from_text(text, source)
+    note = Note.from_text(proof.note, source)
+    return proof, note, Checkpoint.from_text(note.text, source)
 
 
 def succession(log: Path, key: HostPublic) -> list[str]:
@@ -127,9 +132,12 @@ def succession(log: Path, key: HostPublic) -> list[str]:
     return texts
 
 
-def split_proofs(text: str) -> list[str]:
-    """Several proofs that stand one after another in one file."""
-    return [PROOF_START + part for part in text.split(PROOF_START)[1:]]
+def split_proofs(text: str, source: str) -> list[str]:
+    """Several proofs that stand one after another in one file, and nothing before them. Raises FormatError."""
+    before, *parts = text.split(PROOF_START)
+    if before:
+        raise FormatError(f"{source}: expected proofs that begin with {PROOF_START}")
+    return [PROOF_START + part for part in parts]
 
 
 def follow(first: HostPublic, proofs: Sequence[str], source: str) -> list[tuple[int, HostPublic]]:
@@ -137,7 +145,8 @@ def follow(first: HostPublic, proofs: Sequence[str], source: str) -> list[tuple[
     keys = [(0, first)]
     for number, text in enumerate(proofs):
         record = check_proof(text, keys[-1:], f"{source}: proof {number}")
-        if record.event != ROTATED or record.epoch != number:
+        closing = _opened(text, source)[2].size == record.seq + 1  # the next key alone signs larger heads
+        if record.event != ROTATED or record.epoch != number or not closing:
             raise FormatError(f"{source}: proof {number}: expected the end of epoch {number}")
         keys.append((record.seq + 1, next_key(record, f"{source}: proof {number}")))
     return keys

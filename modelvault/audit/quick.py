@@ -110,7 +110,7 @@ class QuickScan:
         """A head in full: what it says, and its signature."""
         now = self.standing
         head = parse(line, "head")
-        if not isinstance(head, Head) or head.checkpoint.origin != now.origin:
+        if not isinstance(head, Head) or head.checkpoint.origin != now.origin or head.to_line() != line:
             raise _Unsure
         if (head.checkpoint.size, head.checkpoint.root) != (now.tree.size, now.tree.root()):
             raise _Unsure
@@ -123,7 +123,9 @@ class QuickScan:
 
     def _prune(self, line: bytes) -> None:
         value = parse(line, "record")
-        if not isinstance(value, Pruned) or self._next is not None or (self._head and not self._pruned):
+        if not isinstance(value, Pruned) or value.to_line() != line:
+            raise _Unsure
+        if self._next is not None or (self._head and not self._pruned):
             raise _Unsure
         self._pruned = True
         self._in_batch += 1

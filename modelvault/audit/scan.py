@@ -89,6 +89,8 @@ class Scan:
     def _take(self, value: Record | Head | Pruned, line: bytes) -> None:
         if self._now.ended:
             raise self._tampered("modified", "the epoch ended before this line")
+        if not isinstance(value, Record) and value.to_line() != line:
+            raise self._tampered("modified", "JSON is not canonical")  # no hash covers these bytes
         if isinstance(value, Head):
             self._head(value, line)
             return

@@ -83,7 +83,9 @@ def test_keys_of_later_epochs_follow_from_the_first(writer: AuditLog, pinned: Ho
     with pytest.raises(FormatError, match="end of epoch 0"):
         AuditLog(writer.path, LogKey.read(str(writer._file.key.path))).append("load.done")
         follow(keys[-1][1], [text], "chain")
-    assert split_proofs("".join(chain)) == chain
+    assert split_proofs("".join(chain), "chain") == chain
+    with pytest.raises(FormatError, match="begin with"):
+        split_proofs("\n" + chain[0], "chain")
 
 
 def test_an_old_key_signs_no_head_of_a_later_epoch(writer: AuditLog, pinned: HostPublic) -> None:

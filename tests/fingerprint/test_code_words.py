@@ -1,5 +1,8 @@
 """The code: exact tables, words that nobody's platform changes, bits as often 1 as their bias says."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -47,3 +50,14 @@ def test_owner_and_original_both_decide(other: bytes) -> None:
     assert (code.biases(other, 512, 8) != code.biases(KEY, 512, 8)).any()
     biases = code.biases(KEY, 512, 8)
     assert (code.code_word(other, "a", biases) != code.code_word(KEY, "a", biases)).any()
+
+
+def test_the_page_has_the_table_of_biases() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "FINGERPRINTS.md").read_text()
+    rows = re.findall(r"^\| (\d+), (\d+) \| (\d+.*) \|$", page, re.M)
+    assert [int(c) for row in rows for c in row[:2]] == list(range(1, code.MAX_COALITION + 1))
+    for _, coalition, cell in rows:
+        numbers = [int(n) for n in re.findall(r"\d+", cell)]
+        thresholds, draws = (numbers[:2], [numbers[2]] * 2) if "each" in cell else (numbers[::2], numbers[1::2])
+        found, shares = code.distribution(int(coalition))
+        assert (found.tolist(), (shares * code.ONE).tolist()) == (thresholds, draws)

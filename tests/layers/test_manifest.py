@@ -38,7 +38,7 @@ def predicate(**changes: Any) -> dict[str, Any]:
         "keyCommitment": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
         "nonce": "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
         "policy": {},
-        "publishers": ["SHA256:x"],
+        "publishers": ["SHA256:" + "x" * 43],
         "version": "1.2",
         **changes,
     }
@@ -70,7 +70,7 @@ def a_model(**changes: Any) -> ModelStatement:
         "extents": (Extent(kind="graph", offset=0, length=GRAPH), Extent(kind="index", offset=GRAPH, length=GRAPH)),
         "key_commitment": bytes(32),
         "policy": Terms(),
-        "publishers": ("SHA256:x",),
+        "publishers": ("SHA256:" + "x" * 43,),
         **changes,
     }
     return ModelStatement(**values)
@@ -100,7 +100,7 @@ def test_what_a_statement_may_hold_besides() -> None:
         io={"inputs": []},
         watermark=Commitment(owner=OWNER, original=bytes(32), strength=5, value=bytes(32)),
         variants=variants,
-        plain_signature=PlainSignature(digest=b"\x0a" * 32, signers=("SHA256:y",)),
+        plain_signature=PlainSignature(digest=b"\x0a" * 32, signers=("SHA256:" + "y" * 43,)),
         allowed=("a", "b-2"),
     )
     data = statement.to_bytes()
@@ -110,7 +110,7 @@ def test_what_a_statement_may_hold_besides() -> None:
     assert found["io"] == {"inputs": []}
     assert found["watermark"]["strength"] == 5
     assert found["fingerprint"]["slots"] == 8
-    assert found["plainSignature"] == {"digest": "0a" * 32, "signers": ["SHA256:y"]}
+    assert found["plainSignature"] == {"digest": "0a" * 32, "signers": ["SHA256:" + "y" * 43]}
     assert found["scanAllowed"] == ["a", "b-2"]
     assert statement.payload_size == GRAPH + WEIGHTS + store + 3 * INDEX
 
@@ -168,6 +168,7 @@ VARIANTS = {
         ({"policy": ...}, "policy: missing"),
         ({"policy": {"max_session": 1}}, "policy: unknown key 'max_session'"),
         ({"publishers": ["k"] * 65}, "publishers: more than 64 items"),
+        ({"publishers": ["k"]}, "publishers: expected a SHA256: fingerprint, got 'k'"),
         ({"io": []}, "io: expected an object, got list"),
         ({"watermark": {}}, "watermark.scheme: missing"),
         ({"fingerprint": {}}, "fingerprint.scheme: missing"),

@@ -106,7 +106,10 @@ def test_keys_are_named_as_go_names_them() -> None:
     assert key.to_text() == text
     assert checkpoint.key_id("PeterNeumann", key.key).hex() == "c74f20a3"
     assert checkpoint.verifier_key("PeterNeumann", key.key) == text
-    assert VerifierKey.from_text(f" {text}\n", "k") == key
+    with pytest.raises(FormatError, match="expected the verifier key of an Ed25519 log or witness"):
+        VerifierKey.from_text(f"{text}\n", "k")
+    with pytest.raises(FormatError, match="expected the verifier key of an Ed25519 witness"):
+        VerifierKey.from_text(text, "k", COSIGNATURE)
 
 
 def test_the_note_of_go_s_documentation_verifies() -> None:

@@ -108,7 +108,7 @@ BY = [w.to_text() for w in WITNESSES]
         ({"cosigned": {"by": BY[:1], "hours": 0}}, "t.cosigned.hours: expected 1 to 8760, got 0"),
         ({"cosigned": {"by": BY[:1], "hours": 8761}}, "t.cosigned.hours: expected 1 to 8760, got 8761"),
         ({"cosigned": {"by": [BY[0], "w"]}},
-         "t.cosigned.by[1]: expected the verifier key of an Ed25519 log or witness"),
+         "t.cosigned.by[1]: expected the verifier key of an Ed25519 witness"),
         ({"cosigned": {"by": BY[:1], "x": 1}}, "t.cosigned: unknown key 'x'"),
         ({"max_load": 1}, "t: unknown key 'max_load'"),
     ],

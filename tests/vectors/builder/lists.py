@@ -69,6 +69,7 @@ def _revocations() -> Iterator[Case]:
         "entry-text": ("a text for an entry", _list(["fraud@2.1"])),
         "entry-kind": ("an unknown kind", _list([{**ENTRY, "kind": "host"}])),
         "entry-reason": ("a reason of 513 characters", _list([{**ENTRY, "reason": "r" * 513}])),
+        "entry-id": ("an id of 257 characters", _list([{**ENTRY, "id": "m" * 257}])),
         "entry-key": ("an unknown key in an entry", _list([{**ENTRY, "until": "2027"}])),
         "entry-missing": ("an entry without an id", _list([changed(ENTRY, {"id": None})])),
         "entry-time": ("an entry without a time", _list([{**ENTRY, "revoked": ""}])),

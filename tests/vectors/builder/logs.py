@@ -204,10 +204,22 @@ def _damaged() -> Iterator[Case]:
     yield "torn-line", "the last line has no end", "torn", [good().segments()[0][:-1]]
     yield "torn-half", "half a line at the end", "torn", [good().segments()[0] + b'{"batch":3,"boot"']
     yield "torn-zeros", "a block of zeros at the end", "torn", [good().segments()[0] + bytes(512)]
+    yield "head-space", "white space in the last head", "modified", [_spaced(good().segments()[0], b'{"checkpoint"')]
+    yield (
+        "pruned-space",
+        "white space in a pruned record",
+        "modified",
+        [_spaced(s, b'{"leaf"') for s in pruned().segments()],
+    )
     yield "crlf", "line ends of Windows", "modified", [good().segments()[0].replace(b"\n", b"\r\n")]
     yield "pruned-record", "a record gave way to its hash without permission", "modified", good().leaf(1)
     yield "pruned-beyond", "pruned beyond the permission", "modified", _beyond()
     yield "pruned-hash", "a pruned record's hash was changed", "modified", _wrong_hash()
+
+
+def _spaced(segment: bytes, start: bytes) -> bytes:
+    """A space after the key in the last line that begins so."""
+    return (start + b" ").join(segment.rsplit(start, 1))
 
 
 def _beyond() -> Log:

@@ -53,6 +53,9 @@ def _checkpoints() -> Iterator[Case]:
         "root-short": note(text.replace(root, b64(bytes(31)))).encode(),
         "root-base64": note(text.replace(root, root[:-1])).encode(),
         "origin-space": note(text.replace(ORIGIN, "a b")).encode(),
+        "origin-control": note(text.replace(ORIGIN, "log\x01"), name="log\x01").encode(),
+        "name-control": (note(text) + line(text, WITNESS, "witness\x1b.example")).encode(),
+        "name-201": (note(text) + line(text, WITNESS, "w" * 201)).encode(),
         "origin-empty": note(text.replace(ORIGIN, "")).encode(),
         "signed-twice": (note(text) + line(text)).encode(),
         "signatures-17": (note(text) + "".join(line(text, WITNESS, f"w{n}") for n in range(16))).encode(),
@@ -147,6 +150,14 @@ def _epochs() -> Iterator[tuple[str, str, str, bytes, bytes]]:
     yield "succession-stranger", "the next key is named under a stranger's head", wrong, later, proof(3, 4, STRANGER)
     yield "succession-twice", "the same end of an epoch twice", wrong, later, chain + chain
     yield "succession-hash", "another record's path", "modified", later, chain.replace(b"index 3", b"index 2")
+    yield (
+        "succession-late-head",
+        "under a head of the next epoch, signed by the old key",
+        "FormatError",
+        later,
+        proof(3, 6, HOST),
+    )
+    yield "succession-before", "an empty line before the first proof", "FormatError", later, b"\n" + chain
     yield "succession-record", "a record that names no key", "FormatError", later, proof(2, 4, HOST)
     changed = {
         "next": ("a fingerprint that is not the next key's", NEXT.fingerprint, HOST.fingerprint),

@@ -10,6 +10,7 @@ from vectors.builder.base import (
     RECIPIENT,
     SECOND,
     STRANGER,
+    WITNESS,
     Key,
     Vector,
     b64,
@@ -382,6 +383,7 @@ def _statements() -> Iterator[Case]:
         "created-feb-30": ("the 30th of February", model(created="2026-02-30T12:00:00Z")),
         "created-year-0": ("before the year 1 in UTC", model(created="0001-01-01T00:00:00+14:00")),
         "created-year-10000": ("after the year 9999 in UTC", model(created="9999-12-31T23:59:59-14:00")),
+        "created-offset": ("an offset of 99 minutes", model(created="2026-11-25T12:00:00+00:99")),
         "created-number": ("seconds since 1970", model(created=1795608000)),
         "nonce-missing": ("no nonce", model(nonce=None)),
         "nonce-short": ("a nonce of 31 bytes", model(nonce=b64(bytes(31)))),
@@ -393,6 +395,9 @@ def _statements() -> Iterator[Case]:
         "publishers-numbers": ("a number among the publishers", model(publishers=[1])),
         "io-list": ("a list for io", model(io=[])),
         "plain-digest": ("half a digest of the plain files", model(plainSignature={"digest": "00", "signers": []})),
+        "publishers-fingerprint": ("a publisher that is no fingerprint", model(publishers=["acme"])),
+        "publishers-padded": ("a padded fingerprint", model(publishers=[PUBLISHER.fingerprint + "="])),
+        "plain-signers": ("a signer that is no fingerprint", model(plainSignature={"digest": "0" * 64, "signers": ["acme"]})),
         "plain-key": ("an unknown key in plainSignature", model(plainSignature={"digest": "0" * 64, "signers": [], "x": 1})),
         "scan-allowed-none": ("no rule that was let pass", model(scanAllowed=[])),
         "scan-allowed-text": ("a text for the rules that were let pass", model(scanAllowed="zip-bomb")),
@@ -414,10 +419,9 @@ def _statements() -> Iterator[Case]:
         "fingerprint-slots": ("7 slots", model(fingerprint={**FINGERPRINT, "slots": 7})),
         "fingerprint-store": ("a fingerprint, and no variants", model(fingerprint=FINGERPRINT)),
     }  # fmt: skip
-    blind = {"publishers-text", "publishers-numbers", "io-list", "number-huge", "plain-digest", "plain-key"}
+    blind = ("watermark", "fingerprint", "created-", "scan", "publishers-", "plain-", "io-list", "number-huge")
     for name, (about, data) in cases.items():
-        skip = name in blind or name.startswith(("watermark", "fingerprint", "created", "scan"))
-        minimal = "unknown" if skip and name != "created-missing" else ""
+        minimal = "unknown" if name.startswith(blind) and not name.endswith("-missing") else ""
         yield f"statement-{name}", about, "FormatError", _raw(envelope(data)), minimal
 
 
@@ -493,6 +497,9 @@ def _extents() -> Iterator[Case]:
 
 
 def _terms() -> Iterator[Case]:
+    of_log, witness = (
+        f"w+{sha(b'w', key)[:4].hex()}+{b64(key[1:])}" for key in (b"\n\1" + WITNESS.raw, b"\n\4" + WITNESS.raw)
+    )
     cases: dict[str, tuple[str, Any]] = {
         "missing": ("no policy", None),
         "list": ("a list for terms", []),
@@ -510,6 +517,11 @@ def _terms() -> Iterator[Case]:
         "loader": ("a loader version in letters", {"min_loader": "latest"}),
         "share": ("a share above 1", {"queries": {"rejected": 1.5}}),
         "witness": ("a witness key that does not fit its number", {"cosigned": {"by": ["w+00000000+" + b64(b"\4" + RECIPIENT.raw)]}}),
+        "witness-hours": ("cosigned in the last 8761 hours", {"cosigned": {"by": [witness], "hours": 8761}}),
+        "witness-space": ("white space before a witness's key", {"cosigned": {"by": [" " + witness]}}),
+        "witness-log": ("a log's key for a witness's", {"cosigned": {"by": [of_log]}}),
+        "providers-1025": ("1025 providers", {"providers": ["p"] * 1025}),
+        "provider-long": ("a provider of 4097 characters", {"providers": ["p" * 4097]}),
         "witness-threshold": ("two of no witnesses", {"cosigned": {"by": [], "threshold": 2}}),
     }  # fmt: skip
     for name, (about, policy) in cases.items():

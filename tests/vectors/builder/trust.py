@@ -215,6 +215,8 @@ def _audits() -> Iterator[Case]:
         "witness-number": ("a witness's number that is another's", _audit(witnesses=f'["{_spoilt()}"]')),
         "witness-log": ("a witness's key that is no verifier key", _audit(witnesses=f'["{HOST.fingerprint}"]')),
         "witness-text": ("a text for the witnesses", _audit(witnesses=f'"{verifier()}"')),
+        "witness-space": ("a space after a witness's key", _audit(witnesses=f'["{verifier()} "]')),
+        "witness-kind": ("a log's key for a witness's", _audit(witnesses=f'["{verifier(kind=bytes([1]))}"]')),
         "witness-17": ("17 witnesses", _audit(witnesses=str([verifier(f"w{n}") for n in range(17)]))),
         "witness-threshold-0": ("none of the witnesses", _audit(witness_threshold="0")),
         "witness-threshold-2": ("two of one witness", _audit(witness_threshold="2")),
