@@ -145,6 +145,47 @@ def overwrite_caches() -> None:
     libc.malloc_trim(0)
 
 
+def overwrite_stacks(threads: int) -> None:
+    """Overwrite this thread's stack below the caller, and the stacks of threads that have ended.
+
+    Matrix products pack pieces of weights on the stack of the thread that computes them. glibc keeps the stacks of
+    ended threads, and the last pages written in them, for the next ones: as many are started. Without glibc nothing is
+    done.
+    """
+    if _glibc() is None:
+        return
+    _overwrite_below()
+    together = threading.Barrier(max(threads, 1))  # each on a stack of its own
+
+    def overwrite() -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait()
+        _overwrite_below()
+
+    started: list[threading.Thread] = []
+    try:
+        for _ in range(threads):
+            thread = threading.Thread(target=overwrite)
+            thread.start()
+            started.append(thread)
+    except RuntimeError:  # no more can be had, as at the interpreter's end
+        together.abort()
+    for thread in started:
+        thread.join()
+
+
+class _Frame(ctypes.Structure):
+    """Above the 64 KiB that a matrix product packs; little for a thread that runs a model."""
+
+    _fields_ = (("zeros", ctypes.c_char * (96 * 2**10)),)
+
+
+def _overwrite_below() -> None:
+    """A structure passed by value is copied onto the stack."""
+    call = ctypes.CFUNCTYPE(ctypes.c_int, _Frame)(("getpid", ctypes.CDLL(None)))
+    call(_Frame())
+
+
 @functools.cache
 def _glibc() -> Any:
     try:

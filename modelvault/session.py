@@ -20,7 +20,7 @@ os.environ.update(_ENVIRONMENT)
 import onnxruntime
 
 from modelvault import options
-from modelvault._memory import overwrite_caches, overwritten_frees, wipe_bytes
+from modelvault._memory import overwrite_caches, overwrite_stacks, overwritten_frees, wipe_bytes
 from modelvault.binding import GuardedBinding
 from modelvault.decryption import Decrypted
 from modelvault.errors import FileError, ForbiddenOption, InputRejected, ModelError, SessionClosed
@@ -384,15 +384,25 @@ def _release(native: Any, model: Decrypted) -> None:
     Then the weights become zeros at once, and their memory stays mapped for as long as the native session does.
     """
     alive = weakref.ref(native)
+    running = _threads()
     with overwritten_frees():
         del native
     overwrite_caches()
+    overwrite_stacks(max(running - _threads(), 0))
     if (held := alive()) is None:
         model.wipe()
         return
     keep = [model.weights]
     model.weights.clear()
     weakref.finalize(held, keep.clear)
+
+
+def _threads() -> int:
+    """Of this process; 0 where the system does not say."""
+    try:
+        return sum(1 for _ in os.scandir("/proc/self/task"))
+    except OSError:
+        return 0
 
 
 def _detached(described: Any) -> SimpleNamespace:

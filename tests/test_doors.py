@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from conftest import Parties
+from watermark.models import mlp
 
 from modelvault import hardening, samples
 from modelvault.errors import ForbiddenOption, HostUnsafe, ModelVaultError, SessionClosed
@@ -155,8 +156,8 @@ sys.stdin.readline()
 """
 
 
-def memory_of(pid: int) -> Iterator[bytes]:
-    """What another process has written: the present pages of its writable mappings."""
+def memory_of(pid: int, only: str = "") -> Iterator[bytes]:
+    """What another process has written: the present pages of its writable mappings (of those with this name)."""
     page = os.sysconf("SC_PAGE_SIZE")
     with (
         open(f"/proc/{pid}/mem", "rb", buffering=0) as memory,
@@ -164,7 +165,7 @@ def memory_of(pid: int) -> Iterator[bytes]:
     ):
         for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
             low, high = (int(x, 16) for x in line.split()[0].split("-"))
-            if "rw" not in line.split()[1]:
+            if "rw" not in line.split()[1] or not line.endswith(only):
                 continue
             pages.seek(low // page * 8)
             present = np.frombuffer(pages.read((high - low) // page * 8), np.uint64) >> np.uint64(63)
@@ -184,10 +185,10 @@ def neighbours(words: Any) -> Any:
     return np.unique((first | second << np.uint64(32))[(first != 0) & (second != 0) & (first != second)])
 
 
-def shown(pid: int, pairs: Any) -> int:
+def shown(pid: int, pairs: Any, only: str = "") -> int:
     """How many of the pairs stand in another process' memory, at any multiple of four bytes."""
     there = np.zeros(len(pairs), bool)
-    for data in memory_of(pid):
+    for data in memory_of(pid, only):
         for start in (0, 4):
             words = np.frombuffer(data[start : start + (len(data) - start) // 8 * 8], np.uint64)
             places = np.minimum(np.searchsorted(pairs, words), len(pairs) - 1)
@@ -217,6 +218,32 @@ def test_memory_after_close_holds_no_weights_and_no_names(parties: Parties, seal
         assert child.stdout.readline() == "closed\n"
         assert shown(child.pid, weights) < len(weights) // 10_000
         assert found(child.pid, names) == []
+        child.stdin.write("\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="reading another process' memory needs root")
+def test_stacks_hold_no_pieces_of_weights_after_close(parties: Parties) -> None:
+    """Without prepacking, matrix products pack weights on the stacks of all threads that compute them."""
+    (parties.folder / "customer.key").write_bytes(parties.customer.to_pem(None))
+    (parties.folder / "host.key").write_bytes(parties.host.to_pem(None))
+    mlp(parties.folder / "mlp.onnx", width=192, hidden=768, classes=192)
+    parties.seal(parties.folder / "mlp.onnx")
+    model = split(parties.folder / "mlp.onnx")
+    weights = neighbours(np.frombuffer(b"".join(bytes(v) for v in model.stream(2**24)), np.uint32))
+    script = CHILD.replace("(1, 3, 48, 192)", "(64, 192)")
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(parties.folder), "lean"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdin and child.stdout
+        assert child.stdout.readline() == "open\n"
+        assert shown(child.pid, weights, "[stack]") > 1000  # there is something to be overwritten
+        child.stdin.write("\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == "closed\n"
+        assert shown(child.pid, weights) == 0
         child.stdin.write("\n")
 
 

@@ -5,13 +5,14 @@ import mmap
 import pickle
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from modelvault import _memory
-from modelvault._memory import SecureBuffer, overwrite_caches, overwritten_frees, pages, wipe_bytes
+from modelvault._memory import SecureBuffer, overwrite_caches, overwrite_stacks, overwritten_frees, pages, wipe_bytes
 
 
 def flags(memory: "mmap.mmap | memoryview") -> set[str]:
@@ -200,6 +201,55 @@ print(before > 3900, inside, left, freed(4000) > 3900)
     assert done.stdout == "True 0 0 True\n", done.stderr
 
 
+@pytest.mark.parametrize("allowed", [0, 1, 3])
+def test_stacks_are_overwritten_by_as_many_threads_as_can_be_had(allowed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each waits for the others, so that none takes a stack that another has just left."""
+    start = threading.Thread.start
+    began: list[threading.Thread] = []
+
+    def limited(thread: threading.Thread) -> None:
+        if len(began) == allowed:
+            raise RuntimeError("can't start new thread")
+        began.append(thread)
+        start(thread)
+
+    done: list[int] = []
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    monkeypatch.setattr(_memory, "_overwrite_below", lambda: done.append(threading.get_ident()))
+    overwrite_stacks(3)
+    assert len(began) == allowed
+    assert len(done) == allowed + 1
+    assert done[0] == threading.get_ident()
+    assert not any(thread.is_alive() for thread in began)
+    if allowed == 3:
+        assert len(set(done)) == 4
+        overwrite_stacks(0)
+        assert done[4:] == [threading.get_ident()]
+
+
+def test_this_thread_s_stack_is_overwritten() -> None:
+    script = """
+import ctypes, pathlib
+from modelvault._memory import overwrite_stacks
+class Marked(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_char * 80_000),)
+value = Marked()
+ctypes.memset(ctypes.addressof(value), ord("s"), 80_000)
+(low, high), = (line.split()[0].split("-") for line in pathlib.Path("/proc/self/maps").read_text().splitlines()
+                if line.endswith("[stack]"))
+def left():
+    with open("/proc/self/mem", "rb", buffering=0) as memory:
+        memory.seek(int(low, 16))
+        return memory.read(int(high, 16) - int(low, 16)).count(b"s" * 1000)
+ctypes.CFUNCTYPE(ctypes.c_int, Marked)(("getpid", ctypes.CDLL(None)))(value)
+before = left()
+overwrite_stacks(0)
+print(before > 50, left())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout == "True 0\n", done.stderr
+
+
 def test_an_error_inside_leaves_the_allocator_as_it_was() -> None:
     with pytest.raises(RuntimeError), overwritten_frees():
         raise RuntimeError
@@ -217,6 +267,7 @@ def test_without_glibc_nothing_is_done(error: type[Exception], monkeypatch: pyte
         with overwritten_frees():
             inside = True
         overwrite_caches()
+        overwrite_stacks(2)
         assert inside
     finally:
         _memory._glibc.cache_clear()
