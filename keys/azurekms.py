@@ -63,7 +63,10 @@ class VaultKey:
         limits = {"connection_timeout": CONNECT_SECONDS, "read_timeout": ANSWER_SECONDS, "retry_total": 0}
         credential = DefaultAzureCredential(**limits)
         client = KeyClient(f"https://{found[1]}", credential, **limits)
-        self.key: Any = self.ask(lambda: client.get_key(found[2], found[3]))
+        try:
+            self.key: Any = self.ask(lambda: client.get_key(found[2], found[3]))
+        except failure.HttpResponseError:
+            raise KeyUnavailable(f"{uri}: the service refuses the request") from None
         self.service: Any = CryptographyClient(self.key, credential, **limits)
 
     def ask(self, call: Callable[[], T]) -> T:

@@ -1,8 +1,8 @@
 """A double of Google Cloud KMS: the calls that the product makes, over gRPC with TLS. Run: gcpkms_server.py PORT FOLDER
 
 It is written from Google's own messages and documentation, and has not been compared with the service. A key is what
-its name begins with (p256, p384, ed25519, rsa, else symmetric); "disabled" and "forbidden" in a name do what they say.
-A file FOLDER/expired makes every credential an expired one.
+its name begins with (p256, p384, ed25519, rsa, else symmetric). "disabled", "forbidden", "nothing", "busy", "odd" and
+"failing" (when first asked) in a name do what they say. A file FOLDER/expired makes every credential an expired one.
 """
 
 import hashlib
@@ -28,6 +28,7 @@ MAKE: dict[str, tuple[str, Callable[[], Any]]] = {
     "rsa": ("RSA_SIGN_PSS_2048_SHA256", lambda: rsa.generate_private_key(65537, 2048)),
 }
 KEYS: dict[str, Any] = {}
+FAILED: set[str] = set()
 
 
 def kind(name: str) -> str | None:
@@ -96,9 +97,14 @@ def guarded(folder: Path, answer: Callable[[Any, Any], Any]) -> Callable[[Any, A
             ("forbidden", grpc.StatusCode.PERMISSION_DENIED),
             ("disabled", grpc.StatusCode.FAILED_PRECONDITION),
             ("nothing", grpc.StatusCode.NOT_FOUND),
+            ("busy", grpc.StatusCode.RESOURCE_EXHAUSTED),
+            ("odd", grpc.StatusCode.DATA_LOSS),
         ):
             if word in label:
                 context.abort(status, f"{request.name} is {word}")
+        if "failing" in label and label not in FAILED:
+            FAILED.add(label)
+            context.abort(grpc.StatusCode.UNAVAILABLE, "try again")
         return answer(request, context)
 
     return call
