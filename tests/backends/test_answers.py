@@ -41,6 +41,8 @@ class Answers(BaseHTTPRequestHandler):
         status, value = next((a for end, a in self.given.items() if f"/{end}/" in place), (404, {"errors": []}))
         body = json.dumps(value).encode()
         self.send_response(status)
+        if status == 307:
+            self.send_header("Location", "/v1/elsewhere")
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -143,6 +145,7 @@ def test_a_vault_that_gives_nothing(vault: dict[str, tuple[int, Any]], answer: t
     vault["keys"] = answer
     with pytest.raises(KeyUnavailable, match=NOT_UNDERSTOOD):
         bank.public.wrap(b"bundle", b"info")
+    assert "/v1/elsewhere" not in Answers.asked  # where the token would go, too
 
 
 def test_a_vault_that_talks_nonsense(vault: dict[str, tuple[int, Any]]) -> None:
@@ -275,9 +278,12 @@ def test_a_tpm_whose_coordinate_is_short(tools: Any) -> None:
     while shared[0]:
         wrapped = key.public.wrap(b"bundle", b"info")
         shared = P256.exchange(ec.ECDH(), ec.EllipticCurvePublicKey.from_encoded_point(P256.curve, wrapped[:65]))
-    answer = sized(sized(shared.lstrip(b"\0")) + sized(bytes(32)))
+    answer = sized(sized(shared.lstrip(b"\0")))
     tools("tpm2_ecdhzgen", f"printf '{octal(answer)}' > \"$2\"")
     assert key.unwrap(wrapped, b"info") == b"bundle"
+    tools("tpm2_ecdhzgen", f"printf '{octal(sized(sized(b'1')))}' > \"$2\"")
+    with pytest.raises(NoMatchingKey):
+        key.unwrap(wrapped, b"info")
 
 
 def sized(data: bytes) -> bytes:
@@ -291,7 +297,8 @@ def sized(data: bytes) -> bytes:
         r"\000\004\000\000",
         r"\000\004\000\041",
         r"\000\044\000\040short",
-        octal(sized(sized(bytes(33)) + sized(b""))),
+        octal(sized(sized(bytes(33)))),
+        octal(sized(sized(bytes(288)))),
     ],
 )
 def test_a_tpm_whose_ecdh_is_no_point(tools: Any, answer: str) -> None:

@@ -16,7 +16,7 @@ from story import seal_grant_load_rotate
 from modelvault.errors import FormatError, KeyUnavailable, NoMatchingKey
 from modelvault.keys import RecipientKey, store
 
-BANK, GUARDED, P256, P384, RSA, RENEWED = (f"tpm2:0x8101000{n}" for n in range(1, 7))
+BANK, GUARDED, P256, P384, RSA, RENEWED, SIGNER = (f"tpm2:0x8101000{n}" for n in range(1, 8))
 SECRET = b"4938 17"
 _COMMON = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|"
 
@@ -75,6 +75,7 @@ def tpm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tpm]:
                 time.sleep(0.2)
         made.make(BANK, "ecc256", "decrypt")
         made.make(GUARDED, "ecc256", "decrypt", "-p", SECRET.decode())
+        made.make(SIGNER, "ecc256", "sign", "-p", SECRET.decode())
         made.make(P256, "ecc256", "sign")
         made.make(P384, "ecc384", "sign")
         made.make(RSA, "rsa2048", "sign")
@@ -141,6 +142,8 @@ def test_authorization_and_lockout(tpm: Tpm, parties: Any, monkeypatch: pytest.M
     wrapped = public.wrap(b"bundle", b"here")
     assert store.load_recipient(f"{GUARDED}?auth=env:TPM_AUTH").unwrap(wrapped, b"here") == b"bundle"
     assert store.load_recipient(f"{GUARDED}?auth=ask", lambda: SECRET).unwrap(wrapped, b"here") == b"bundle"
+    signer = store.load_publisher(f"{SIGNER}?auth=ask", lambda: SECRET)
+    signer.public.verify(b"m", signer.sign(b"m"))
     (tpm.folder / "auth").write_bytes(SECRET + b"\n")
     (tpm.folder / "auth").chmod(0o600)
     assert store.load_recipient(f"{GUARDED}?auth=file:{tpm.folder / 'auth'}").unwrap(wrapped, b"here") == b"bundle"

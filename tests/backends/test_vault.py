@@ -180,6 +180,8 @@ def test_what_cannot_be_used(server: Server, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_where_the_server_is(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """VAULT_ADDR and VAULT_TOKEN, or else OpenBao's own names; over https, except on this machine."""
+    from modelvault.keys import vault
+
     uri = server.make("found", "ed25519")
     monkeypatch.setenv("VAULT_ADDR", "http://vault.example.com:8200")
     with pytest.raises(KeyUnavailable, match=f"^{uri}: VAULT_ADDR: expected https, since keys would cross"):
@@ -192,6 +194,7 @@ def test_where_the_server_is(server: Server, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv(f"BAO_{name}", other)
         store.load_publisher(uri)
         monkeypatch.setenv(f"VAULT_{name}", other)
+    assert vault._client(uri).adapter._kwargs["timeout"] == (5.0, 10.0)  # hvac's own limit is longer
 
 
 def test_credentials(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
