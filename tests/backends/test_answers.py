@@ -1,5 +1,6 @@
 """What a backend makes of answers that no working token, TPM or service gives: each is a clear refusal."""
 
+import base64
 import json
 import os
 from collections.abc import Iterator
@@ -9,8 +10,8 @@ from typing import Any, ClassVar
 
 import needs
 import pytest
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from serving import serving
 
 from modelvault.errors import FormatError, KeyUnavailable, NoMatchingKey
@@ -18,8 +19,7 @@ from modelvault.keys import store
 
 
 def pem(key: ec.EllipticCurvePrivateKey) -> str:
-    form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    return key.public_key().public_bytes(*form).decode()
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 P256 = ec.generate_private_key(ec.SECP256R1())
@@ -39,7 +39,7 @@ class Answers(BaseHTTPRequestHandler):
         place = self.place()
         self.asked.append(place)
         status, value = next((a for end, a in self.given.items() if f"/{end}/" in place), (404, {"errors": []}))
-        body = json.dumps(value).encode()
+        body = value if isinstance(value, bytes) else json.dumps(value).encode()
         self.send_response(status)
         if status == 307:
             self.send_header("Location", "/v1/elsewhere")
@@ -131,7 +131,9 @@ def test_a_vault_whose_answer_lacks_something(vault: dict[str, tuple[int, Any]],
         store.load_publisher("vault://transit/k")
 
 
-@pytest.mark.parametrize("answer", [(200, {}), (200, {"data": {}}), (200, {"data": {"plaintext": "!"}}), (307, {})])
+@pytest.mark.parametrize(
+    "answer", [(200, {}), (200, {"data": {}}), (200, {"data": {"plaintext": "!"}}), (307, {}), (204, b"")]
+)
 def test_a_vault_that_gives_nothing(vault: dict[str, tuple[int, Any]], answer: tuple[int, Any]) -> None:
     vault["keys"], vault["sign"], vault["sys"] = facts("ecdsa-p256", PEM), answer, HEALTHY
     with pytest.raises(KeyUnavailable, match=NOT_UNDERSTOOD):
@@ -227,6 +229,31 @@ def test_a_kms_that_refuses(kms: dict[str, tuple[int, Any]]) -> None:
         kms["DescribeKey"] = (status, {"__type": code} if code else {})
         with pytest.raises(KeyUnavailable, match=f"^awskms:k: {words}$"):
             store.load_publisher("awskms:k")
+
+
+@pytest.mark.parametrize(
+    "answer", [{}, [], "no answer", b"<html>", {"KeyMetadata": []}, {"KeyMetadata": {"KeyId": "k"}}]
+)
+def test_a_kms_that_talks_nonsense(kms: dict[str, tuple[int, Any]], answer: Any) -> None:
+    words = r"^awskms:k: the service's answer is not understood$"
+    kms["DescribeKey"] = (200, answer)
+    for load_key in (store.load_publisher, store.load_recipient):
+        with pytest.raises(KeyUnavailable, match=words):
+            load_key("awskms:k")
+    kms["DescribeKey"], kms["GetPublicKey"] = described("ECC_NIST_P256", "SIGN_VERIFY"), (200, answer)
+    with pytest.raises(KeyUnavailable, match=words):
+        store.load_publisher("awskms:k")
+    key = base64.b64encode(P256.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).decode()
+    kms["GetPublicKey"], kms["Sign"] = (200, {"PublicKey": key}), (200, answer)
+    with pytest.raises(KeyUnavailable, match=words):
+        store.load_publisher("awskms:k").sign(b"m")
+    kms["DescribeKey"] = described("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
+    kms["Encrypt"], kms["Decrypt"] = (200, answer), (200, answer)
+    bank = store.load_recipient("awskms:k")
+    with pytest.raises(KeyUnavailable, match=words):
+        bank.public.wrap(b"bundle", bytes(32))
+    with pytest.raises(KeyUnavailable, match=words):
+        bank.unwrap(b"wrapped", bytes(32))
 
 
 def test_a_kms_that_fails_is_asked_twice(kms: dict[str, tuple[int, Any]]) -> None:
