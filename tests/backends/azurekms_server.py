@@ -2,7 +2,8 @@
 
 Run: azurekms_server.py PORT FOLDER. Written from Azure's documentation, it has not been compared with the service.
 A key is what its name begins with (p256, p384, p521, k256, rsa1024, else an RSA key of 2048 bits). "disabled",
-"forbidden", "nothing", "refusing" (to sign) and "failing" (when first asked) in a name do what they say.
+"forbidden", "nothing", "refusing" (to sign) and "failing" (when first asked) in a name do what they say; "odd" is one
+of a list of answers, to a question for the key where the name begins so.
 A file FOLDER/expired makes every token an expired one. The port of the identity, which speaks
 plain http, stands in FOLDER/identity.
 """
@@ -30,6 +31,10 @@ OAEP = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256()
 KEYS: dict[tuple[str, str], Any] = {}
 NEWEST: dict[str, str] = {}
 FAILED: set[str] = set()
+EC = {"kid": f"{VAULT}/keys/odd/1", "kty": "EC", "crv": "P-256"}
+RSA = {"kid": f"{VAULT}/keys/odd/1", "kty": "RSA", "n": "AQAB" * 100}
+ODD: list[Any] = [{}, [], {"key": []}, {"key": EC}, {"key": EC | {"x": "AQ", "y": "AQ"}}, {"key": RSA}]
+ODD += [{"key": RSA | {"e": "Ag"}}, {"key": RSA | {"kty": "odd", "n": ""}}]
 
 
 def b64(data: bytes) -> str:
@@ -101,6 +106,8 @@ class Vault(BaseHTTPRequestHandler):
             return self._send(503, {"error": {"code": "ServiceUnavailable"}})
         if "refusing" in name and operation:
             return self._send(400, {"error": {"code": "BadParameter"}})
+        if "odd" in name and (operation or name.startswith("odd")):
+            return self._send(200, ODD[int(name[-1])])
         try:
             value = operate(name, version, operation, asked) if operation else described(name, version)
         except Exception:

@@ -93,7 +93,7 @@ def test_what_cannot_be_used(vault: Double) -> None:
         (VAULT + "p256/1", store.load_publisher, FormatError, form),
         (VAULT + "rsa", store.load_publisher, FormatError, f"{signs} RSA"),
         (VAULT + "k256", store.load_publisher, FormatError, f"{signs} P-256K"),
-        (VAULT + "p256", store.load_recipient, FormatError, f"{wraps} EC"),
+        (VAULT + "p256", store.load_recipient, FormatError, f"{wraps} P-256"),
         (VAULT + "rsa1024", store.load_recipient, FormatError, f"{wraps} RSA"),
         (VAULT + "p256", store.load_host, FormatError, no_host),
         (VAULT + "p256-nothing", store.load_publisher, KeyUnavailable, "no such key"),
@@ -107,6 +107,34 @@ def test_what_cannot_be_used(vault: Double) -> None:
     refusing = store.load_publisher(VAULT + "p256-refusing")
     with pytest.raises(KeyUnavailable, match=f"^{VAULT}p256-refusing: the service refuses to sign$"):
         refusing.sign(b"m")
+
+
+def test_a_vault_that_talks_nonsense(vault: Double) -> None:
+    answer, public = "the service's answer is not understood", "the service's public key is not understood"
+    signs, wraps = "expected an EC key on P-256 or P-384 or P-521, got", "expected an RSA key of 2048 bits or more, got"
+    for number, publisher, recipient in (
+        (0, answer, answer),
+        (1, answer, answer),
+        (2, answer, answer),
+        (3, public, f"{wraps} P-256"),
+        (4, public, f"{wraps} P-256"),
+        (5, f"{signs} RSA", public),
+        (6, f"{signs} RSA", public),
+        (7, f"{signs} odd", f"{wraps} odd"),
+    ):
+        uri = f"{VAULT}odd{number}"
+        for load_key, words in ((store.load_publisher, publisher), (store.load_recipient, recipient)):
+            with pytest.raises((FormatError, KeyUnavailable), match=f"^{uri}: {words}$"):
+                load_key(uri)
+    for number in (0, 1):
+        signer, bank = (
+            store.load_publisher(f"{VAULT}p256-odd{number}"),
+            store.load_recipient(f"{VAULT}bank-odd{number}"),
+        )
+        with pytest.raises(KeyUnavailable, match=f"^{VAULT}p256-odd{number}: {answer}$"):
+            signer.sign(b"m")
+        with pytest.raises(KeyUnavailable, match=f"^{VAULT}bank-odd{number}: {answer}$"):
+            bank.unwrap(bank.public.wrap(b"bundle", INFO), INFO)
 
 
 def test_versions(vault: Double) -> None:
