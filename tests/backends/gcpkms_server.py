@@ -1,8 +1,9 @@
 """A double of Google Cloud KMS: the calls that the product makes, over gRPC with TLS. Run: gcpkms_server.py PORT FOLDER
 
 It is written from Google's own messages and documentation, and has not been compared with the service. A key is what
-its name begins with (p256, p384, ed25519, rsa, else symmetric). "disabled", "forbidden", "nothing", "busy", "odd" and
-"failing" (when first asked) in a name do what they say. A file FOLDER/expired makes every credential an expired one.
+its name begins with (p256, p384, ed25519, rsa, else symmetric). "disabled", "forbidden", "nothing", "busy", "odd",
+"future" and "failing" (when first asked) in a name do what they say.
+A file FOLDER/expired makes every credential an expired one.
 """
 
 import hashlib
@@ -48,7 +49,9 @@ def private(name: str, context: grpc.ServicerContext) -> Any:
 def get_public_key(request: Any, context: grpc.ServicerContext) -> Any:
     public = private(request.name, context).public_key()
     form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    algorithm = CryptoKeyVersion.CryptoKeyVersionAlgorithm[MAKE[str(kind(request.name))][0]]
+    algorithm: int = CryptoKeyVersion.CryptoKeyVersionAlgorithm[MAKE[str(kind(request.name))][0]]
+    if "future" in request.name:
+        algorithm = 999
     return resources.PublicKey(pem=public.public_bytes(*form).decode(), algorithm=algorithm, name=request.name)
 
 

@@ -101,6 +101,7 @@ def test_what_cannot_be_used(kms: Double) -> None:
         (RING.ljust(1025, "x"), store.load_recipient, FormatError, form),
         (signer("bank"), store.load_publisher, FormatError, "expected an asymmetric key"),
         (signer("rsa"), store.load_publisher, FormatError, f"{signs} RSA_SIGN_PSS_2048_SHA256"),
+        (signer("rsa-future"), store.load_publisher, FormatError, f"{signs} 999"),
         (signer("p256"), store.load_host, FormatError, "not a key of this role (expected ed25519)"),
         (signer("p256-nothing"), store.load_publisher, KeyUnavailable, "no such key"),
         (signer("p256-forbidden"), store.load_publisher, KeyUnavailable, "permission denied"),
