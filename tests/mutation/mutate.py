@@ -50,12 +50,15 @@ HEADER = """# Mutation testing
 
 Written by `python tests/mutation/mutate.py FOLDER` with [mutmut](https://mutmut.readthedocs.io)
 {version}: each mutant is
-one small change of the code (another operator, constant, argument, text), and is killed where a test of `tests/layers`
-fails or runs without end. Layers 0 to 2 hold everything that reads or writes a format, a key or a signature.
+one small change of the code (another operator, constant, argument, text), and is killed where a test fails or runs
+without end. Layers 0 to 2 hold everything that reads or writes a format, a key or a signature.
 
-Not mutated: the modules of `keys` for one service each (`awskms`, `azurekms`, `gcpkms`, `pkcs11`, `tpm2`, `vault`),
-whose tests need that service; and what mutmut leaves alone everywhere: decorated functions other than class and static
-methods (properties, context managers), constants of modules, and annotations. These are held by the branch coverage of
+The tests are those of `tests/layers`; for the modules of `keys` for one service each, `test_answers.py` of
+`tests/backends` and the module's own file there: with SoftHSM2 (`pkcs11`), swtpm (`tpm2`), OpenBao (`vault`), moto
+(`awskms`), and doubles of Google's and Azure's services (`gcpkms`, `azurekms`). Each mutant has services of its own.
+
+Not mutated is what mutmut leaves alone everywhere: decorated functions other than class and static methods
+(properties, context managers), constants of modules, and annotations. These are held by the branch coverage of
 `.ci/run` alone.
 
 A run that is cut short lists what it did not reach; the same command goes on from there.
