@@ -22,6 +22,7 @@ from modelvault.errors import FormatError
 from modelvault.keys import HostPublic, store
 
 MAX_CHECKPOINT = 64 * 2**10
+MAX_INTERVAL = 86_400
 LOG = click.argument("log", type=FILE, required=False)
 KEY = click.option("--key", default=DEFAULT, metavar="KEY", help="Host's public key: name or path. Default: default.")
 
@@ -64,6 +65,8 @@ def verify(
     That the end of a log was cut off can only be seen with --against, a checkpoint that "audit checkpoint" printed
     before and that was kept elsewhere.
     """
+    if not 0 < interval <= MAX_INTERVAL:
+        raise click.BadParameter(f"expected seconds up to {MAX_INTERVAL}, got {interval}", param_hint="--interval")
     if witnesses and not against:
         raise click.UsageError("--cosigned-by: needs --against, the checkpoint that was cosigned")
     path, public = log or audit_path(), store.load_host_public(key)

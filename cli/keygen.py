@@ -63,14 +63,15 @@ def command(
         facts |= {"fingerprint": owner.fingerprint, "private": str(path)}
     else:
         key = _generate(role, algorithm)
-        path = store.write_pair(where, name, key.to_pem(secret), key.public.to_pem())
+        pairs: dict[str, tuple[bytes, bytes | None]] = {name: (key.to_pem(secret), key.public.to_pem())}
+        if role == "publisher":
+            own = RecipientKey.generate()
+            pairs[f"{name}.own"] = (own.to_pem(secret), own.public.to_pem())
+        path = store.write_pairs(where, pairs)[0]
         facts |= {"algorithm": key.public.algorithm, "fingerprint": key.public.fingerprint}
         facts |= {"private": str(path), "public": str(path.with_suffix(".pub"))}
-    if role == "publisher":
-        own = RecipientKey.generate()
-        store.write_pair(where, f"{name}.own", own.to_pem(secret), own.public.to_pem())
-        if folder is None and not no_trust:
-            facts["trusted"] = _trust(name, where / f"{name}.pub")
+    if role == "publisher" and folder is None and not no_trust:
+        facts["trusted"] = _trust(name, where / f"{name}.pub")
     if as_json:
         print_json(facts)
     else:

@@ -1,8 +1,12 @@
 """The ``modelvault`` command: finds the subcommand, and turns every error into one line and an exit status."""
 
+import contextlib
 import importlib
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -101,6 +105,30 @@ def status_of(error: errors.ModelVaultError) -> int:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line and exit; nothing but this prints an error."""
+    with _stopped_in_order():
+        _run(args)
+
+
+@contextlib.contextmanager
+def _stopped_in_order() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does: what it has begun to write is taken back. nohup stays heard."""
+
+    def stop(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    taken = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():  # no other may set handlers
+        taken = []
+    for number in taken:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _run(args: list[str] | None) -> None:
     try:
         result: Any = cli.main(args, prog_name="modelvault", standalone_mode=False)
         sys.stdout.flush()

@@ -1,5 +1,6 @@
 """modelvault run"""
 
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ import click
 import numpy as np
 
 from modelvault import _files
+from modelvault._codec import NUMBER
 from modelvault.cli.common import (
     FILE,
     PLACE,
@@ -26,6 +28,7 @@ from modelvault.errors import FileError, FormatError, ModelError, ModelVaultErro
 if TYPE_CHECKING:
     from modelvault.session import GuardedSession
 
+MAX_RANDOM = 2**28  # elements
 _TYPES: dict[str, str] = {
     "tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16", "tensor(bool)": "bool",
     **{f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
@@ -144,7 +147,7 @@ def _random_inputs(session: "GuardedSession", shapes: tuple[str, ...]) -> dict[s
     rng, feed = np.random.default_rng(0), {}
     for entry in session.get_inputs():
         shape = fixed.pop(entry.name, None) or tuple(d if isinstance(d, int) and d > 0 else 1 for d in entry.shape)
-        feed[entry.name] = _random_array(rng, entry.type, shape if entry.shape or entry.name in fixed else ())
+        feed[entry.name] = _random_array(rng, entry.type, shape)
     if fixed:
         raise click.BadParameter(f"the model has no input {next(iter(fixed))!r}", param_hint="--shape")
     return feed
@@ -152,13 +155,15 @@ def _random_inputs(session: "GuardedSession", shapes: tuple[str, ...]) -> dict[s
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     name, _, dims = text.rpartition("=")
-    try:
-        return name, tuple(int(d) for d in dims.split(","))
-    except ValueError:
-        raise click.BadParameter(f"expected INPUT=N,N, got {text!r}", param_hint="--shape") from None
+    numbers = dims.split(",")
+    if not all(NUMBER.fullmatch(n) for n in numbers):
+        raise click.BadParameter(f"expected INPUT=N,N, got {text[:200]!r}", param_hint="--shape")
+    return name, tuple(int(n) for n in numbers)
 
 
 def _random_array(rng: np.random.Generator, kind: str, shape: tuple[int, ...]) -> Any:
+    if math.prod(shape) > MAX_RANDOM:
+        raise ModelError(f"a random input of shape {shape} is beyond {MAX_RANDOM} elements; use --input")
     if kind == "tensor(string)":
         return np.full(shape, "a", dtype=object)
     if kind not in _TYPES:

@@ -127,7 +127,7 @@ def command(
         raise click.UsageError("--fingerprint-for goes with --fingerprint")
     wrapped = _recipients(recipients if only is None else (only,), ask)
     if watermark is not None:
-        default = f"{name or find_model(model).stem} {version}".encode()[:16].decode(errors="ignore")
+        default = f"{name or find_model(model).stem} {version}".encode(errors="replace")[:16].decode(errors="ignore")
         plan = _mark(model, watermark, watermark_payload or default, watermark_inputs, ask, shared=bool(fingerprint))
     if fingerprint is not None:
         names_of = dict(zip((r.fingerprint for r in wrapped), recipients or (only or DEFAULT,), strict=False))

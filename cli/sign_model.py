@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from modelvault import _files
 from modelvault.cli.common import FILE, ask_passphrase, json_option, passphrase_option, print_fields, print_json
 from modelvault.errors import FileError
 from modelvault.keys import store
@@ -29,7 +30,7 @@ def command(
 
     The first KEY must be an ecdsa-p256, -p384 or -p521 publisher key (see modelvault keygen --algorithm).
     """
-    target = signature or folder.resolve().with_name(f"{folder.resolve().name}.sig")
+    target = signature or _files.beside(_files.real(folder), ".sig")
     if target.exists() and not force:
         raise FileError(f"{target}: exists already")
     ask = ask_passphrase(passphrase_file)

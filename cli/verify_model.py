@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from modelvault import _files
 from modelvault.cli.common import FILE, json_option, print_fields, print_json
 from modelvault.keys import store
 from modelvault.oms import verify_model
@@ -19,7 +20,7 @@ def command(folder: Path, signature: Path | None, keys: tuple[str, ...], as_json
 
     With several --key, each of them must have signed.
     """
-    source = signature or folder.resolve().with_name(f"{folder.resolve().name}.sig")
+    source = signature or _files.beside(_files.real(folder), ".sig")
     publics = [store.load_publisher_public(key) for key in keys]
     manifest, ignored = verify_model(folder, source, publics)
     facts = {

@@ -4,6 +4,7 @@ import os
 import re
 import stat
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from modelvault import _files
@@ -73,18 +74,27 @@ def check_free(where: Path, name: str) -> None:
 
 def write_pair(where: Path, name: str, private: bytes, public: bytes | None) -> Path:
     """Write NAME.key (0600) and NAME.pub (0644) into a 0700 folder; FileError rather than replace a key."""
-    path = where / f"{name}.key"
-    check_free(where, name)
-    with _files.failures(path):
-        where.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(private)
-            file.flush()
-            os.fsync(file.fileno())
-    if public is not None:
-        _files.write_bytes(where / f"{name}.pub", public)
-    return path
+    return write_pairs(where, {name: (private, public)})[0]
+
+
+def write_pairs(where: Path, pairs: Mapping[str, tuple[bytes, bytes | None]]) -> list[Path]:
+    """Several pairs as write_pair does, or none of them: half a pair would stand in the way of the next attempt."""
+    for name in pairs:
+        check_free(where, name)
+    made: list[Path] = []
+    try:
+        for name, (private, public) in pairs.items():
+            with _files.failures(where / f"{name}.key"):
+                where.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for data, suffix, mode in ((private, ".key", 0o600), (public, ".pub", 0o644)):
+                if data is not None:
+                    _files.write_new(where / f"{name}{suffix}", data, mode=mode)
+                    made.append(where / f"{name}{suffix}")
+        _files.sync_folder(where)
+    except BaseException:
+        _files.remove(*made)
+        raise
+    return [where / f"{name}.key" for name in pairs]
 
 
 def load_publisher(reference: str, passphrase: Passphrase | None = None) -> PublisherSigner:

@@ -39,8 +39,15 @@ def b64decode(text: Any, field: str) -> bytes:
 
 
 def json_encode(value: Any) -> bytes:
-    """Canonical JSON: UTF-8, keys sorted, no white space, no NaN; the same value always gives the same bytes."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).encode()
+    """Canonical JSON: UTF-8, keys sorted, no white space, no NaN; the same value always gives the same bytes.
+
+    FormatError for a text with half a character, as Python has for bytes of a path or an argument that are not UTF-8.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True)
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise FormatError(f"not UTF-8: ...{text[max(error.start - 30, 0) : error.end + 10]!a}...") from None
 
 
 def json_digest(value: Any) -> bytes:

@@ -18,6 +18,11 @@ def reason(error: OSError) -> str:
     return (error.strerror or type(error).__name__).lower()
 
 
+def readable(path: str | os.PathLike[str]) -> str:
+    """The path as UTF-8 can hold it: bytes that are none become ``\\udcff`` and the like, as in messages."""
+    return os.fspath(path).encode(errors="backslashreplace").decode()
+
+
 @contextlib.contextmanager
 def failures(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn an OSError into a FileError that names ``path``."""
@@ -31,6 +36,19 @@ def exists(path: str | os.PathLike[str]) -> bool:
     """Whether something is there; FileError where that cannot be known: no permission, a name that is too long."""
     with failures(path):
         return Path(path).exists()
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """The path of the same name with ``suffix`` after it; FileError where ``path`` names no file, as ``.`` or ``/``."""
+    if not path.name:
+        raise FileError(f"{path}: names no file")
+    return path.with_name(path.name + suffix)
+
+
+def real(path: str | os.PathLike[str]) -> Path:
+    """The absolute path with links followed; Path.resolve raises RuntimeError for a loop of them."""
+    with failures(path):
+        return Path(os.path.realpath(path))
 
 
 def open_regular(path: str | os.PathLike[str], *, flags: int = 0, dir_fd: int | None = None) -> int:
@@ -114,10 +132,12 @@ def open_inside(folder: str | os.PathLike[str], location: str) -> int:
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike[str], *, mode: int = 0o644) -> Iterator[BinaryIO]:
-    """Write to a temporary file in the same folder, sync, rename: after any failure ``path`` is as it was."""
+    """Write to a temporary file in the same folder, sync, rename: after any failure ``path`` is as it was.
+
+    FileError where something else than a regular file stands there: a rename would put a file in a device's place.
+    """
     target = Path(path)
-    if target.is_dir():
-        raise FileError(f"{target}: is a directory")
+    _check_replaceable(target)
     with failures(path):
         descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent or ".")
     try:
@@ -130,9 +150,15 @@ def atomic_write(path: str | os.PathLike[str], *, mode: int = 0o644) -> Iterator
             Path(temporary).replace(target)
             sync_folder(target.parent)
     except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
+        remove(temporary)
         raise
+
+
+def _check_replaceable(target: Path) -> None:
+    with failures(target), contextlib.suppress(FileNotFoundError):
+        mode = target.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise FileError(f"{target}: is a directory" if stat.S_ISDIR(mode) else f"{target}: not a regular file")
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o644) -> None:
@@ -159,12 +185,26 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
-def write_new(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write and sync a file that nobody looks at yet."""
-    with failures(path), open(path, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+def write_new(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o644) -> None:
+    """Write and sync a file where nothing stands yet; after a failure nothing stands there."""
+    with failures(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with failures(path), open(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+    except BaseException:
+        remove(path)
+        raise
+
+
+def remove(*paths: str | os.PathLike[str]) -> None:
+    """Take back what was written, as far as that can be done."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            Path(path).unlink()
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:

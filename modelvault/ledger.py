@@ -80,7 +80,7 @@ def current(log: Path, at: Standing) -> Usage:
 
 
 def side_path(log: Path) -> Path:
-    return log.with_name(log.name + ".usage")
+    return _files.beside(log, ".usage")
 
 
 def _remembered(log: Path, at: Standing) -> tuple[Place, Usage] | None:
@@ -113,8 +113,10 @@ def _digest(data: bytes) -> str:
 def _write(log: Path, data: bytes) -> None:
     """Losing it costs a reading of the log, so it is neither synced nor required."""
     temporary = log.with_name(f".{log.name}.usage.{secrets.token_hex(4)}.tmp")
-    with contextlib.suppress(OSError):
+    try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "wb") as file:
             file.write(data)
         temporary.replace(side_path(log))
+    except OSError:
+        _files.remove(temporary)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelvault import defaults, options, remote
+from modelvault import _files, defaults, options, remote
 from modelvault.admission import Request, authorise, check_log
 from modelvault.audit import AuditLog
 from modelvault.decryption import decrypt
@@ -73,7 +73,7 @@ def open_into(
     from modelvault.session import SessionSettings, available_providers
 
     log = defaults.audit_log(audit, passphrase)
-    record: dict[str, Any] = {"load": secrets.token_hex(8), "file": Path(remote.display(path)).name}
+    record: dict[str, Any] = {"load": secrets.token_hex(8), "file": _files.readable(Path(remote.display(path)).name)}
     permit: Permit | None = None
     try:
         policy = defaults.trust_policy(trust)

@@ -35,7 +35,7 @@ def sign_model(
     if first.algorithm not in ALGORITHMS:
         raise FormatError(f"first key: expected {' or '.join(ALGORITHMS)} for model_signing, got {first.algorithm}")
     ignored = (*IGNORED, *_inside(Path(signature), Path(folder)))
-    empty = ModelManifest(name=Path(folder).resolve().name, resources={}, ignored=ignored)
+    empty = ModelManifest(name=_files.real(folder).name, resources={}, ignored=ignored)
     paths = [path for path in _walk(Path(folder)) if not empty.ignores(path)]
     manifest = ModelManifest(name=empty.name, resources=_hash(Path(folder), paths), ignored=ignored)
     _files.write_bytes(signature, to_bundle(manifest, signers))
@@ -96,7 +96,7 @@ class SignedModel:
 
 def _inside(path: Path, folder: Path) -> list[str]:
     """``path`` relative to ``folder``, if it stands in it."""
-    place, root = path.resolve(), folder.resolve()
+    place, root = _files.real(path), _files.real(folder)
     return [place.relative_to(root).as_posix()] if place.is_relative_to(root) else []
 
 

@@ -10,7 +10,7 @@ from modelvault.errors import AuditUnavailable
 
 
 def _folder(log: Path) -> Path:
-    return log.with_name(log.name + ".sessions")
+    return _files.beside(log, ".sessions")
 
 
 class Seat:

@@ -1,6 +1,9 @@
 """Shared parties: a publisher, its customers, a host, and the files that pass between them."""
 
+import contextlib
 import os
+import resource
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,3 +111,16 @@ def real_model(request: pytest.FixtureRequest) -> Iterator[Path]:
             pytest.fail(message)
         pytest.skip(message)
     yield path
+
+
+@contextlib.contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """No file of this process grows beyond ``size`` bytes, as with a quota or a full disk: a write stops short."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, before)

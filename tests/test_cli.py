@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,25 @@ def test_inputs_and_outputs(ready: Run, tmp_path: Path) -> None:
     np.savez("wrong.npz", x=array, y=array)
     assert "the run failed" in ready("run", "model.mvlt", "--input", "wrong.npz", "--output", "y.npz", code=5).err
     assert Path("y.npz").read_bytes() == before
+
+
+def test_random_inputs_of_no_size(ready: Run) -> None:
+    for shape in ("x", "x=", "x=1,-3", "x=²", "x=1." + "9" * 30):
+        assert "expected INPUT=N,N" in ready("run", "model.mvlt", "--random", "--shape", shape, code=2).err
+    assert "no input 'y'" in ready("run", "model.mvlt", "--random", "--shape", "y=1", code=2).err
+    huge = ready("run", "model.mvlt", "--random", "--shape", "x=1000000,3,480,1920", code=5)
+    assert "a random input of shape (1000000, 3, 480, 1920) is beyond" in huge.err
+
+
+def test_a_path_that_is_not_utf_8(ready: Run) -> None:
+    odd = os.fsdecode(b"m\xff")
+    Path("model.mvlt").rename(f"{odd}.mvlt")
+    ready("run", f"{odd}.mvlt", "--random", "--shape", "x=1,3,48,192")
+    (record,) = ready("audit", "show", "--event", "load.intent", "--json").json
+    assert record["file"] == "m\\udcff.mvlt"
+    Path("model.onnx").rename(f"{odd}.onnx")
+    assert "not UTF-8" in ready("seal", f"{odd}.onnx", "-o", "x.mvlt", code=4).err
+    assert not Path("x.mvlt").exists()
 
 
 def test_grant_and_ungrant(ready: Run) -> None:
@@ -269,6 +290,47 @@ def test_the_documented_statuses_are_the_real_ones() -> None:
     real |= {status: f"AuditTampered {verdict}" for verdict, status in VERDICTS.items()}
     assert {status: words for status, words in documented.items() if words} == real
     assert {0, 2, INTERNAL, INTERRUPTED} <= documented.keys()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_stopped_takes_back_what_it_began(
+    ready: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    sync = os.fsync
+
+    def stopped(descriptor: int) -> None:
+        os.kill(os.getpid(), number)
+        sync(descriptor)
+
+    before = sorted(Path().iterdir())
+    for arguments in (("seal", "model.onnx", "-o", "new.mvlt"), ("grant", "model.mvlt", "--to", "default", "-o", "g")):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", stopped)
+            ready(*arguments, code=128 + number)
+        assert sorted(Path().iterdir()) == before
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_signal_that_is_ignored_stays_ignored(ready: Run) -> None:
+    """As nohup asks for; and a thread of an embedding program cannot set handlers."""
+    old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        ready("verify", "model.mvlt")
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, old)
+    codes: list[object] = []
+
+    def elsewhere() -> None:
+        try:
+            main(["verify", "model.mvlt"])
+        except SystemExit as ended:
+            codes.append(ended.code)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert codes == [0]
 
 
 def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ GOOD = PublisherKey.generate("ed25519").public.to_pem()
         (GOOD.replace(b"END PUBLIC", b"END PRIVATE"), "text that is not a PEM block"),
         (b"\xff\xfe\x00", "text that is not a PEM block"),
     ],
+    ids=["empty", "five", "tail", "certificate", "other key", "other end", "binary"],
 )
 def test_files_that_are_no_keys(data: bytes, words: str) -> None:
     with pytest.raises(FormatError, match=words):

@@ -15,7 +15,7 @@ from modelvault.errors import FormatError, PolicyDenied, SignatureInvalid
 
 def cosigned_path(log: Path) -> Path:
     """Where the last cosigned checkpoint of a log is kept."""
-    return log.with_name(log.name + ".cosigned")
+    return _files.beside(log, ".cosigned")
 
 
 def read_cosigned(path: Path) -> Note:

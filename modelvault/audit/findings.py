@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from modelvault import _files
 from modelvault._codec import parse_time
 from modelvault.audit.lines import Record
 from modelvault.audit.verification import verify_log
@@ -84,8 +85,8 @@ def examine(log: str | os.PathLike[str], key: str) -> Findings:
 
     What is wrong with the log, or keeps it from being read, is the verdict: never an exception of this package.
     """
-    found = Findings(log=os.fspath(log))
-    counted = Findings(log=os.fspath(log))
+    found = Findings(log=_files.readable(log))
+    counted = Findings(log=found.log)
     try:
         report = verify_log(log, store.load_host_public(key), visit=lambda record: _count(counted, record))
     except AuditTampered as error:

@@ -56,7 +56,7 @@ class LogKey:
 
     @property
     def _next(self) -> Path:
-        return self._file.with_name(self._file.name + ".next")
+        return _files.beside(self._file, ".next")
 
     @property
     def _file(self) -> Path:

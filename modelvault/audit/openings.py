@@ -21,7 +21,7 @@ REDACTED = "(redacted)"
 
 
 def openings_path(log: Path) -> Path:
-    return log.with_name(log.name + ".openings")
+    return _files.beside(log, ".openings")
 
 
 def commitment(salt: bytes, value: Any) -> str:

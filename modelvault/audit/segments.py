@@ -30,7 +30,7 @@ class Segment:
 
 def segment_path(log: Path, number: int) -> Path:
     """The closed segment that holds epoch ``number``."""
-    return log.with_name(f"{log.name}.{number:06d}")
+    return _files.beside(log, f".{number:06d}")
 
 
 def closed_segments(log: Path) -> list[Path]:

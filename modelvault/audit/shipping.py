@@ -75,7 +75,8 @@ class _Place:
         except ModelVaultError:
             raise
         except Exception as error:
-            words = " ".join(str(error).split())[:200] or type(error).__name__
+            words = error.strerror if isinstance(error, OSError) else None
+            words = " ".join((words or str(error)).split())[:200] or type(error).__name__
             raise FileError(f"{self.target}: {words.lower()}") from None
 
     def _path(self, name: str) -> str:

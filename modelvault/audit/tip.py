@@ -26,7 +26,7 @@ class Tip:
 
 
 def state_path(log: Path) -> Path:
-    return log.with_name(log.name + ".state")
+    return _files.beside(log, ".state")
 
 
 def write_state(log: Path, at: Standing) -> None:

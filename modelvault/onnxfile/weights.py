@@ -124,7 +124,7 @@ class OpenModel:
         external = [w for w in self.weights if self._is_external(w)]
         self._edit_inline(edit)
         if external:
-            data = output.with_name(output.name + DATA_SUFFIX)
+            data = _files.beside(output, DATA_SUFFIX)
             with _files.atomic_write(data) as file:
                 self._write_external(external, file, data.name, edit)
         _files.write_bytes(output, self._serialise())

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from modelvault.errors import ModelError
+from modelvault.errors import FormatError, ModelError
 from modelvault.onnxfile import OpenModel
 from modelvault.watermark.carriers import STEPS, Carrier
 from modelvault.watermark.fidelity import Bench, Drift
@@ -27,6 +27,11 @@ class Budget:
 
     cosine: float = 0.9995
     agreement: float = 0.995
+
+    def __post_init__(self) -> None:
+        for name in ("cosine", "agreement"):
+            if not 0 <= getattr(self, name) <= 1:  # NaN is not
+                raise FormatError(f"budget: {name}: expected a number from 0 to 1, got {getattr(self, name)}")
 
     def shared(self) -> "Budget":
         """What each of two independent marks may cost, so that both together keep this budget."""

@@ -2,7 +2,6 @@
 
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Parties
+from conftest import Parties, file_size_limit
 
 from audit.conftest import fill
 from modelvault.audit import AuditLog, LogKey, read_records, verify_log
@@ -115,13 +114,13 @@ def test_threads_share_a_sync(writer: AuditLog, pinned: HostPublic, monkeypatch:
     def slow_sync(descriptor: int) -> None:
         syncs.append(descriptor)
         entered.set()
-        release.wait(10)
+        release.wait(60)
         real(descriptor)
 
     monkeypatch.setattr(os, "fdatasync", slow_sync)
     threads = [threading.Thread(target=writer.append, args=("load.intent",), kwargs={"n": n}) for n in range(20)]
     threads[0].start()
-    entered.wait(10)
+    entered.wait(60)
     for thread in threads[1:]:
         thread.start()
     while len(writer._waiting) < 19:
@@ -183,13 +182,13 @@ def test_a_fork_while_threads_write(writer: AuditLog, pinned: HostPublic, monkey
 
     def slow_sync(descriptor: int) -> None:
         entered.set()
-        release.wait(10)
+        release.wait(60)
         real(descriptor)
 
     monkeypatch.setattr(os, "fdatasync", slow_sync)
     threads = [threading.Thread(target=writer.append, args=("load.intent",), kwargs={"n": n}) for n in range(3)]
     threads[0].start()
-    entered.wait(10)
+    entered.wait(60)
     for thread in threads[1:]:
         thread.start()
     while len(writer._waiting) < 2:
@@ -258,15 +257,8 @@ def test_a_file_size_limit(writer: AuditLog, pinned: HostPublic, monkeypatch: py
     """As a quota does: the write stops short, and nothing of it stays."""
     fill(writer, 3)
     size = writer.path.stat().st_size
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, old[1]))
-        with pytest.raises(AuditUnavailable, match="file too large"):
-            writer.append("load.intent")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
-        signal.signal(signal.SIGXFSZ, before)
+    with file_size_limit(size + 100), pytest.raises(AuditUnavailable, match="file too large"):
+        writer.append("load.intent")
     assert writer.path.stat().st_size == size
     fill(writer, 1)
     assert verify_log(writer.path, pinned).size == 5

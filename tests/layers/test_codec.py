@@ -4,6 +4,7 @@ import base64
 import binascii
 import hashlib
 import itertools
+import os
 import re
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -52,6 +53,8 @@ def test_canonical_json() -> None:
     assert _codec.json_encode({"b": [1, 2.5, None], "a": "é\n"}) == '{"a":"é\\n","b":[1,2.5,null]}'.encode()
     with pytest.raises(ValueError, match="JSON"):
         _codec.json_encode(float("nan"))
+    with pytest.raises(FormatError, match=r"not UTF-8: \.\.\..*\\udcff"):
+        _codec.json_encode({"path": os.fsdecode(b"m\xff.onnx")})
     assert _codec.json_digest({"b": 1, "a": 2}) == hashlib.sha256(b'{"a":2,"b":1}').digest()
 
 

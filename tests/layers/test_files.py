@@ -3,12 +3,14 @@
 import errno
 import os
 import re
+import socket
 import stat
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import file_size_limit
 
 from modelvault import _files
 from modelvault.errors import FileError
@@ -16,6 +18,10 @@ from modelvault.errors import FileError
 
 def refused(words: str) -> Any:
     return pytest.raises(FileError, match=rf"^{re.escape(words)}$")
+
+
+def test_paths_that_are_not_utf_8_are_readable() -> None:
+    assert _files.readable(Path(os.fsdecode(b"a/\xc3\xa9\xff"))) == "a/é\\udcff"
 
 
 def test_reasons_are_the_system_s_words() -> None:
@@ -176,7 +182,44 @@ def test_writes_that_cannot_be(tmp_path: Path) -> None:
         _files.write_bytes(tmp_path, b"x")
     with refused(f"{tmp_path / 'none' / 'f'}: no such file or directory"):
         _files.write_bytes(tmp_path / "none" / "f", b"x")
+    with refused(f"{tmp_path / ('n' * 300)}: file name too long"):
+        _files.write_bytes(tmp_path / ("n" * 300), b"x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_takes_the_place_of_regular_files_alone(tmp_path: Path) -> None:
+    """A rename over /dev/null, which root may do, would leave a file there."""
+    fifo, loop, link, gone = (tmp_path / name for name in ("fifo", "loop", "link", "gone"))
+    os.mkfifo(fifo)
+    loop.symlink_to("loop")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket"))
+    for path in (fifo, tmp_path / "socket"):
+        with refused(f"{path}: not a regular file"):
+            _files.write_bytes(path, b"x")
+    with refused(f"{loop}: too many levels of symbolic links"):
+        _files.write_bytes(loop, b"x")
+    link.symlink_to(fifo)
+    with refused(f"{link}: not a regular file"):
+        _files.write_bytes(link, b"x")
+    gone.symlink_to("nothing")
+    _files.write_bytes(gone, b"x")
+    assert gone.read_bytes() == b"x"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fifo", "gone", "link", "loop", "socket"]
+
+
+def test_names_beside_a_file(tmp_path: Path) -> None:
+    assert _files.beside(Path("a/b.log"), ".state") == Path("a/b.log.state")
+    for path in (Path(), Path("/")):
+        with refused(f"{path}: names no file"):
+            _files.beside(path, ".state")
+
+
+def test_real_paths(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "loop").symlink_to("loop")
+    assert _files.real(tmp_path / "link") == tmp_path.resolve() / "file"
+    assert _files.real(tmp_path / "loop") == tmp_path.resolve() / "loop"  # opening it will say so
 
 
 def test_a_rename_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,6 +256,16 @@ def test_a_new_file_replaces_nothing(tmp_path: Path) -> None:
     with refused(f"{tmp_path / 'f'}: file exists"):
         _files.write_new(tmp_path / "f", b"two")
     assert (tmp_path / "f").read_bytes() == b"one"
+    assert stat.S_IMODE((tmp_path / "f").stat().st_mode) == 0o644
+    _files.write_new(tmp_path / "g", b"", mode=0o600)
+    assert stat.S_IMODE((tmp_path / "g").stat().st_mode) == 0o600
+
+
+def test_a_new_file_that_does_not_fit_is_taken_back(tmp_path: Path) -> None:
+    with file_size_limit(3), refused(f"{tmp_path / 'f'}: file too large"):
+        _files.write_new(tmp_path / "f", b"four")
+    assert list(tmp_path.iterdir()) == []
+    _files.remove(tmp_path / "none", tmp_path / "none" / "none")
 
 
 def test_a_folder_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import file_size_limit
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, x25519
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -317,6 +318,23 @@ def test_files_of_keys(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with refused(f"{tmp_path / 'file' / 'k' / 'a.key'}: not a directory", FileError):
         store.write_pair(tmp_path / "file" / "k", "a", b"", None)
+
+
+def test_pairs_are_written_all_or_none(tmp_path: Path) -> None:
+    """As on a full disk: whichever file does not fit, none stays, and the next attempt is not in the way of itself."""
+    pairs: dict[str, tuple[bytes, bytes | None]] = {"a": (b"1" * 10, b"2" * 20), "a.own": (b"3" * 30, b"4" * 40)}
+    for limit, failing in ((5, "a.key"), (15, "a.pub"), (25, "a.own.key"), (35, "a.own.pub")):
+        with file_size_limit(limit), refused(f"{tmp_path / failing}: file too large", FileError):
+            store.write_pairs(tmp_path, pairs)
+        assert list(tmp_path.iterdir()) == []
+    assert store.write_pairs(tmp_path, pairs) == [tmp_path / "a.key", tmp_path / "a.own.key"]
+    assert {p.name: p.read_bytes()[:1] for p in tmp_path.iterdir()} == {
+        "a.key": b"1", "a.pub": b"2", "a.own.key": b"3", "a.own.pub": b"4",
+    }  # fmt: skip
+    (tmp_path / "b.own.pub").write_bytes(b"")
+    with refused(f"{tmp_path / 'b.own.key'}: a key of this name exists already", FileError):
+        store.write_pairs(tmp_path, {"b": (b"", None), "b.own": (b"", b"")})
+    assert not (tmp_path / "b.key").exists()
 
 
 def test_references(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

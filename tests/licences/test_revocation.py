@@ -8,6 +8,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from conftest import file_size_limit
 
 from licences.field import Field, clock
 from modelvault import admission, granting, issuing, ledger, permit, verification
@@ -249,6 +250,17 @@ def test_a_small_correction_wins_no_time(field: Field, sealed: Path, monkeypatch
     refused(field, sealed, PolicyDenied, "expired", grant=grant)
     clock(monkeypatch, ends - SECOND, permit)
     refused(field, sealed, PolicyDenied, "expired", grant=grant)
+
+
+def test_usage_that_does_not_fit_leaves_nothing(field: Field, sealed: Path) -> None:
+    field.parties.load(sealed).close()
+    log = field.parties.folder / "audit.log"
+    before = sorted(p.name for p in log.parent.iterdir())
+    kept = ledger.side_path(log).read_bytes()
+    with file_size_limit(3):
+        ledger._write(log, b"more than three")
+    assert sorted(p.name for p in log.parent.iterdir()) == before
+    assert ledger.side_path(log).read_bytes() == kept
 
 
 @pytest.mark.parametrize("damage", ["deleted", "old", "edited", "garbage"])

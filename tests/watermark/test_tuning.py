@@ -10,7 +10,7 @@ from attacks import quantise
 from onnx import helper
 
 from modelvault.cli.hints import hint_for
-from modelvault.errors import ModelError
+from modelvault.errors import FormatError, ModelError
 from modelvault.keys import OwnerSecret
 from modelvault.watermark.embedding import Budget, Plan, make_plan
 from modelvault.watermark.fidelity import Bench, Drift, Feed
@@ -108,3 +108,12 @@ def test_a_model_whose_drift_cannot_be_measured_is_told_so(tmp_path: Path) -> No
     with pytest.raises(ModelError, match=r"no random inputs for 'x', which is a tensor\(string\)") as refused:
         Bench(model, None, "")
     assert "--inputs" in str(hint_for(refused.value))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -0.1, 1.1])
+def test_a_budget_is_a_share(bad: float) -> None:
+    """Nothing is less than NaN: such a budget would allow any damage."""
+    with pytest.raises(FormatError, match="budget: agreement: expected a number from 0 to 1"):
+        Budget(agreement=bad)
+    with pytest.raises(FormatError, match="budget: cosine: expected a number from 0 to 1"):
+        Budget(cosine=bad)

@@ -69,7 +69,7 @@ def test_what_goes_wrong_is_one_line(run: Run, tmp_path: Path) -> None:
     run("watermark", "embed", "m.onnx", "-o", "x.onnx", "--inputs", "bad.npz", code=4)
     run("watermark", "embed", "m.onnx", "-o", "x.onnx", "--owner", "nobody", code=6)
     for name in ("other", "x.²", "x." + "9" * 5000, "x.01"):
-        np.savez(tmp_path / "wrong.npz", **{name: np.zeros(3)})
+        np.savez(tmp_path / "wrong.npz", allow_pickle=False, **{name: np.zeros(3)})
         run("watermark", "embed", "m.onnx", "-o", "x.onnx", "--inputs", "wrong.npz", code=5)
     assert not (tmp_path / "x.onnx").exists()
 
