@@ -1,8 +1,8 @@
 """A double of Google Cloud KMS: the calls that the product makes, over gRPC with TLS. Run: gcpkms_server.py PORT FOLDER
 
 It is written from Google's own messages and documentation, and has not been compared with the service. A key is what
-its name begins with (p256, p384, ed25519, rsa, else symmetric). "disabled", "forbidden", "nothing", "busy", "odd",
-"future" and "failing" (when first asked) in a name do what they say.
+its name begins with (p256, k256, p384, ed25519, rsa, else symmetric). "disabled", "forbidden", "nothing", "busy",
+"odd", "future" and "failing" (when first asked) in a name do what they say.
 A file FOLDER/expired makes every credential an expired one.
 """
 
@@ -24,6 +24,7 @@ from google.cloud.kms_v1.types import CryptoKeyVersion, resources, service
 SERVICE = "google.cloud.kms.v1.KeyManagementService"
 MAKE: dict[str, tuple[str, Callable[[], Any]]] = {
     "p256": ("EC_SIGN_P256_SHA256", lambda: ec.generate_private_key(ec.SECP256R1())),
+    "k256": ("EC_SIGN_P256_SHA256", lambda: ec.generate_private_key(ec.SECP256K1())),  # not what it says
     "p384": ("EC_SIGN_P384_SHA384", lambda: ec.generate_private_key(ec.SECP384R1())),
     "ed25519": ("EC_SIGN_ED25519", ed25519.Ed25519PrivateKey.generate),
     "rsa": ("RSA_SIGN_PSS_2048_SHA256", lambda: rsa.generate_private_key(65537, 2048)),

@@ -117,6 +117,8 @@ def test_what_cannot_be_used(kms: Double) -> None:
     ):
         with pytest.raises(kind, match=f"^{re.escape(f'{uri[:200]}: {words}')}$"):
             load_key(uri)
+    with pytest.raises(FormatError, match=f"^{signer('k256')}: not a key of this role"):
+        store.load_publisher(signer("k256"))
     store.load_recipient(RING.ljust(1024, "x"))
     with pytest.raises(FormatError, match=f"^{RING}p256: expected a symmetric key to encrypt with$"):
         store.load_recipient_public(RING + "p256").wrap(b"bundle", INFO)
@@ -136,12 +138,18 @@ def test_credentials(kms: Double, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyUnavailable, match=f"^{RING}bank: no credentials, or none that can be read$"):
         store.load_recipient(RING + "bank")
     user = {"type": "authorized_user", "client_id": "c", "client_secret": "hunter2", "refresh_token": "hunter2"}
-    for described, words in (({"type": "service_account"}, "no credentials"), (user, "credentials cannot be used")):
+    unread, unused = "no credentials, or none that can be read", "the credentials cannot be used"
+    for described, words in (({"type": "service_account"}, unread), (user, unused)):
         (kms.folder / "other.json").write_text(json.dumps(described))
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(kms.folder / "other.json"))
-        with pytest.raises(KeyUnavailable, match=words) as refused:  # a user's token comes from where no double is
+        with pytest.raises(
+            KeyUnavailable, match=f"^{RING}bank: {words}$"
+        ) as refused:  # a user's token comes from where no double is
             store.load_recipient(RING + "bank").unwrap(wrapped, INFO)
         assert "hunter2" not in str(refused.value)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(kms.folder))
+    with pytest.raises(KeyUnavailable, match=f"^{RING}bank: {unused}$"):
+        store.load_recipient(RING + "bank")
     (kms.folder / "expired").touch()
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(kms.folder / "account.json"))
     line = f"modelvault: error: {signer('p256')}: the credentials are not valid, or have expired\n"
@@ -165,8 +173,9 @@ def test_outages_are_audited_denials(kms: Double, parties: Any, monkeypatch: pyt
     kms.process.wait()
     with pytest.raises(KeyUnavailable, match=f"^{uri}: cannot connect to the service$"):
         parties.load(path, identity=uri)
-    with pytest.raises(KeyUnavailable):
-        store.load_recipient(uri).unwrap(bytes(65536), INFO)
+    for size in (1, 65536):
+        with pytest.raises(KeyUnavailable):
+            store.load_recipient(uri).unwrap(bytes(size), INFO)
     for size in (0, 65537):  # more than the service takes is not sent
         with pytest.raises(NoMatchingKey):
             store.load_recipient(uri).unwrap(bytes(size), INFO)
