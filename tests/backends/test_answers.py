@@ -22,6 +22,11 @@ def pem(key: ec.EllipticCurvePrivateKey) -> str:
     return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
+def der(key: ec.EllipticCurvePrivateKey) -> str:
+    form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+    return base64.b64encode(key.public_key().public_bytes(*form)).decode()
+
+
 P256 = ec.generate_private_key(ec.SECP256R1())
 PEM = pem(P256)
 
@@ -203,6 +208,9 @@ def test_a_kms_whose_public_key_is_none(kms: dict[str, tuple[int, Any]]) -> None
     kms["DescribeKey"], kms["GetPublicKey"] = described("ECC_NIST_P256", "SIGN_VERIFY"), (200, {"PublicKey": "AAAA"})
     with pytest.raises(FormatError, match=r"^awskms:k: the service's public key is not understood$"):
         store.load_publisher("awskms:k")
+    kms["GetPublicKey"] = (200, {"PublicKey": der(ec.generate_private_key(ec.SECP256K1()))})
+    with pytest.raises(FormatError, match=r"^awskms:k: not a key of this role"):
+        store.load_publisher("awskms:k")
 
 
 def test_a_kms_key_of_another_use(kms: dict[str, tuple[int, Any]]) -> None:
@@ -243,8 +251,7 @@ def test_a_kms_that_talks_nonsense(kms: dict[str, tuple[int, Any]], answer: Any)
     kms["DescribeKey"], kms["GetPublicKey"] = described("ECC_NIST_P256", "SIGN_VERIFY"), (200, answer)
     with pytest.raises(KeyUnavailable, match=words):
         store.load_publisher("awskms:k")
-    key = base64.b64encode(P256.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).decode()
-    kms["GetPublicKey"], kms["Sign"] = (200, {"PublicKey": key}), (200, answer)
+    kms["GetPublicKey"], kms["Sign"] = (200, {"PublicKey": der(P256)}), (200, answer)
     with pytest.raises(KeyUnavailable, match=words):
         store.load_publisher("awskms:k").sign(b"m")
     kms["DescribeKey"] = described("SYMMETRIC_DEFAULT", "ENCRYPT_DECRYPT")
