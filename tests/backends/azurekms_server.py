@@ -1,7 +1,7 @@
 """A double of Azure Key Vault, over TLS, and of the managed identity that gives tokens for it.
 
 Run: azurekms_server.py PORT FOLDER. Written from Azure's documentation, it has not been compared with the service.
-A key is what its name begins with (p256, p384, p521, k256, rsa1024, else an RSA key of 2048 bits). "disabled",
+A key is what its name begins with (p256, p384, p521, k256, rsa2040, else an RSA key of 2048 bits). "disabled",
 "forbidden", "nothing", "refusing" (to sign) and "failing" (when first asked) in a name do what they say; "odd" is one
 of a list of answers, to a question for the key where the name begins so.
 A file FOLDER/expired makes every token an expired one. The port of the identity, which speaks
@@ -49,7 +49,7 @@ def find(name: str, version: str) -> tuple[str, Any]:
     if name not in NEWEST:
         NEWEST[name] = os.urandom(16).hex()
         curve = CURVES.get(name.partition("-")[0])
-        bits = 1024 if name.startswith("rsa1024") else 2048
+        bits = int(name[3:7]) if name.startswith("rsa2") else 2048
         made = ec.generate_private_key(curve) if curve else rsa.generate_private_key(65537, bits)
         KEYS[name, NEWEST[name]] = made
     version = version or NEWEST[name]
@@ -77,8 +77,10 @@ def operate(name: str, version: str, operation: str, asked: dict[str, str]) -> d
         der = key.sign(data, ec.ECDSA(utils.Prehashed(HASHES[asked["alg"]])))
         size = (key.curve.key_size + 7) // 8
         result = b"".join(octets(n, size) for n in utils.decode_dss_signature(der))
-    else:
+    elif asked["alg"] == "RSA-OAEP-256":
         result = key.decrypt(data, OAEP)
+    else:
+        raise ValueError(asked["alg"])
     return {"kid": f"{VAULT}/keys/{name}/{version}", "value": b64(result)}
 
 

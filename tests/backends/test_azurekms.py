@@ -94,7 +94,7 @@ def test_what_cannot_be_used(vault: Double) -> None:
         (VAULT + "rsa", store.load_publisher, FormatError, f"{signs} RSA"),
         (VAULT + "k256", store.load_publisher, FormatError, f"{signs} P-256K"),
         (VAULT + "p256", store.load_recipient, FormatError, f"{wraps} P-256"),
-        (VAULT + "rsa1024", store.load_recipient, FormatError, f"{wraps} RSA"),
+        (VAULT + "rsa2040", store.load_recipient, FormatError, f"{wraps} RSA"),
         (VAULT + "p256", store.load_host, FormatError, no_host),
         (VAULT + "p256-nothing", store.load_publisher, KeyUnavailable, "no such key"),
         (VAULT + "p256-failing", store.load_publisher, KeyUnavailable, "the service answers 503"),  # asked once
