@@ -178,6 +178,16 @@ def test_what_cannot_be_used(server: Server, monkeypatch: pytest.MonkeyPatch) ->
         store.load_publisher("vault://nowhere/none")
 
 
+def test_another_mount(server: Server) -> None:
+    server.cli("secrets", "enable", "-path=team/keys", "transit")
+    for name, kind in (("sign", "ecdsa-p256"), ("bank", "aes256-gcm96")):
+        server.cli("write", "-f", f"team/keys/keys/{name}", f"type={kind}")
+    key, bank = store.load_publisher("vault://team/keys/sign"), store.load_recipient("vault://team/keys/bank")
+    key.public.verify(b"m", key.sign(b"m"))
+    assert bank.unwrap(bank.public.wrap(b"bundle", b"here"), b"here") == b"bundle"
+    assert bank.public.fingerprint != store.load_recipient(server.make("bank", "aes256-gcm96")).public.fingerprint
+
+
 def test_where_the_server_is(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """VAULT_ADDR and VAULT_TOKEN, or else OpenBao's own names; over https, except on this machine."""
     from modelvault.keys import vault
