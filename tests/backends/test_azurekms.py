@@ -168,6 +168,7 @@ def test_outages_are_audited_denials(vault: Double, parties: Any, monkeypatch: p
     path = parties.seal(recipients=[store.load_recipient_public(uri)])
     monkeypatch.setattr("modelvault.keys.azurekms.ANSWER_SECONDS", 0.5)
     impatient = store.load_recipient(uri)
+    impatient.unwrap(impatient.public.wrap(b"bundle", INFO), INFO)  # so that a connection is there, and stays
     vault.process.send_signal(signal.SIGSTOP)
     try:
         with pytest.raises(KeyUnavailable, match=f"^{uri}: no answer within 0.5 seconds$"):
