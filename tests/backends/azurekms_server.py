@@ -34,7 +34,7 @@ FAILED: set[str] = set()
 EC = {"kid": f"{VAULT}/keys/odd/1", "kty": "EC", "crv": "P-256"}
 RSA = {"kid": f"{VAULT}/keys/odd/1", "kty": "RSA", "n": "AQAB" * 100}
 ODD: list[Any] = [{}, [], {"key": []}, {"key": EC}, {"key": EC | {"x": "AQ", "y": "AQ"}}, {"key": RSA}]
-ODD += [{"key": RSA | {"e": "Ag"}}, {"key": RSA | {"kty": "odd", "n": ""}}]
+ODD += [{"key": RSA | {"e": "Ag"}}, {"key": RSA | {"kty": "odd", "n": ""}}, {"key": {}}]
 
 
 def b64(data: bytes) -> str:

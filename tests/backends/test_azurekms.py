@@ -121,6 +121,7 @@ def test_a_vault_that_talks_nonsense(vault: Double) -> None:
         (5, f"{signs} RSA", public),
         (6, f"{signs} RSA", public),
         (7, f"{signs} odd", f"{wraps} odd"),
+        (8, "the key is expired, or the service is not what it seems", "the key is expired, or .*"),
     ):
         uri = f"{VAULT}odd{number}"
         for load_key, words in ((store.load_publisher, publisher), (store.load_recipient, recipient)):
@@ -169,8 +170,13 @@ def test_outages_are_audited_denials(vault: Double, parties: Any, monkeypatch: p
     monkeypatch.setattr("modelvault.keys.azurekms.ANSWER_SECONDS", 0.5)
     impatient = store.load_recipient(uri)
     impatient.unwrap(impatient.public.wrap(b"bundle", INFO), INFO)  # so that a connection is there, and stays
+    monkeypatch.setattr("modelvault.keys.azurekms.CONNECT_SECONDS", 0.5)
+    unconnected = store.load_recipient(uri)
+    wrapped = unconnected.public.wrap(b"bundle", INFO)
     vault.process.send_signal(signal.SIGSTOP)
     try:
+        with pytest.raises(KeyUnavailable, match=f"^{uri}: no answer within 0.5 seconds$"):
+            unconnected.unwrap(wrapped, INFO)
         with pytest.raises(KeyUnavailable, match=f"^{uri}: no answer within 0.5 seconds$"):
             parties.load(path, identity=impatient)
     finally:
