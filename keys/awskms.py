@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import boto3
 import botocore.exceptions as failure
 from botocore.config import Config
+from botocore.parsers import ResponseParserError
 from cryptography.hazmat.primitives import serialization
 
 from modelvault.errors import FormatError, KeyUnavailable, NoMatchingKey
@@ -51,17 +52,14 @@ class KmsKey:
             raise FormatError(f"{uri[:200]}: expected awskms: and a key's ARN, id or alias/NAME")
         self._client: Any = self.ask(lambda: _client(key))
         check_address(self._client.meta.endpoint_url, f"{uri}: endpoint")
-        self.facts: dict[str, Any] = self.ask(lambda: self.kms.describe_key(KeyId=key))["KeyMetadata"]
+        self.facts: dict[str, Any] = self.ask(lambda: self.kms.describe_key(KeyId=key)["KeyMetadata"])
+        self.arn: str = self.ask(lambda: self.facts["Arn"])
         if words := _STATES.get(str(self.facts.get("KeyState"))):
             raise KeyUnavailable(f"{uri}: {words}")
 
     @property
     def kms(self) -> Any:
         return self._client
-
-    @property
-    def arn(self) -> str:
-        return str(self.facts["Arn"])
 
     def ask(self, call: Callable[[], T], wrong_bundle: bool = False) -> T:
         """What KMS answers; KeyUnavailable says in one line why it does not, NoMatchingKey that a bundle is foreign."""
@@ -80,6 +78,8 @@ class KmsKey:
             words = "no region: set AWS_REGION, or name the key by its ARN"
         except failure.BotoCoreError as error:
             words = f"cannot ask the service ({type(error).__name__})"
+        except (ResponseParserError, AttributeError, KeyError, TypeError):  # the client's ways with what is no answer
+            words = "the service's answer is not understood"
         raise KeyUnavailable(f"{self.name}: {words}") from None
 
 
@@ -101,14 +101,13 @@ def publisher(uri: str, secret: Passphrase | None) -> RemoteSigner[PublisherPubl
     if spec not in _SIGNING or key.facts.get("KeyUsage") != "SIGN_VERIFY":
         raise FormatError(f"{uri}: expected a {' or '.join(_SIGNING)} key to sign with, got {spec}")
     algorithm, digest = _SIGNING[spec]
-    der = bytes(key.ask(lambda: key.kms.get_public_key(KeyId=key.arn))["PublicKey"])
+    der: bytes = key.ask(lambda: key.kms.get_public_key(KeyId=key.arn)["PublicKey"])
 
     def sign(message: bytes) -> bytes:
         value = hashlib.new(digest, message).digest()
-        answer = key.ask(
-            lambda: key.kms.sign(KeyId=key.arn, Message=value, MessageType="DIGEST", SigningAlgorithm=algorithm)
-        )
-        return bytes(answer["Signature"])
+        settings = {"KeyId": key.arn, "Message": value, "MessageType": "DIGEST", "SigningAlgorithm": algorithm}
+        signature: bytes = key.ask(lambda: key.kms.sign(**settings)["Signature"])
+        return signature
 
     try:
         return as_publisher(serialization.load_der_public_key(der), uri, sign)
@@ -127,19 +126,16 @@ def recipient(uri: str, secret: Passphrase | None) -> ServiceRecipient:
         raise FormatError(f"{uri}: expected a SYMMETRIC_DEFAULT key to encrypt with, got {key.facts.get('KeySpec')}")
 
     def wrap(bundle: bytes, info: bytes) -> bytes:
-        answer = key.ask(
-            lambda: key.kms.encrypt(KeyId=key.arn, Plaintext=bundle, EncryptionContext=_context(info)),
-        )
-        return bytes(answer["CiphertextBlob"])
+        settings = {"KeyId": key.arn, "Plaintext": bundle, "EncryptionContext": _context(info)}
+        wrapped: bytes = key.ask(lambda: key.kms.encrypt(**settings)["CiphertextBlob"])
+        return wrapped
 
     def unwrap(wrapped: bytes, info: bytes) -> bytes:
         if not 0 < len(wrapped) <= 6144:  # KMS's own bound
             raise NoMatchingKey(f"the key bundle does not open with {uri}")
-        answer = key.ask(
-            lambda: key.kms.decrypt(KeyId=key.arn, CiphertextBlob=wrapped, EncryptionContext=_context(info)),
-            wrong_bundle=True,
-        )
-        return bytes(answer["Plaintext"])
+        settings = {"KeyId": key.arn, "CiphertextBlob": wrapped, "EncryptionContext": _context(info)}
+        bundle: bytes = key.ask(lambda: key.kms.decrypt(**settings)["Plaintext"], wrong_bundle=True)
+        return bundle
 
     return ServiceRecipient(ALGORITHM, key.arn, wrap, unwrap)
 

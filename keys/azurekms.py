@@ -63,7 +63,10 @@ class VaultKey:
         limits = {"connection_timeout": CONNECT_SECONDS, "read_timeout": ANSWER_SECONDS, "retry_total": 0}
         credential = DefaultAzureCredential(**limits)
         client = KeyClient(f"https://{found[1]}", credential, **limits)
-        self.key: Any = self.ask(lambda: client.get_key(found[2], found[3]))
+        try:
+            self.key: Any = self.ask(lambda: client.get_key(found[2], found[3]))
+        except failure.HttpResponseError:
+            raise KeyUnavailable(f"{uri}: the service refuses the request") from None
         self.service: Any = CryptographyClient(self.key, credential, **limits)
 
     def ask(self, call: Callable[[], T]) -> T:
@@ -82,6 +85,8 @@ class VaultKey:
             words = "cannot connect to the service"
         except ValueError:  # the client's own checks: an expired key, a challenge from elsewhere
             words = "the key is expired, or the service is not what it seems"
+        except (AttributeError, TypeError):  # the client's ways with what is no answer
+            words = "the service's answer is not understood"
         raise KeyUnavailable(f"{self.uri}: {words}") from None
 
 
@@ -90,23 +95,22 @@ def publisher(uri: str, secret: Passphrase | None) -> RemoteSigner[PublisherPubl
     key = VaultKey(uri)
     parts = key.key.key
     if parts.crv not in _CURVES:
-        got = parts.crv.value if parts.crv else parts.kty.value
-        raise FormatError(f"{uri}: expected an EC key on {' or '.join(_CURVES)}, got {got}")
+        raise FormatError(f"{uri}: expected an EC key on {' or '.join(_CURVES)}, got {_kind(parts)}")
     curve, digest, algorithm = _CURVES[parts.crv]
-    numbers = ec.EllipticCurvePublicNumbers(_number(parts.x), _number(parts.y), curve)
     size = (curve.key_size + 7) // 8
 
     def sign(message: bytes) -> bytes:
         value = hashlib.new(digest, message).digest()
         try:
-            raw = key.ask(lambda: key.service.sign(algorithm, value)).signature
+            raw = key.ask(lambda: bytes(key.service.sign(algorithm, value).signature))
         except failure.HttpResponseError:
             raise KeyUnavailable(f"{uri}: the service refuses to sign") from None
         return encode_dss_signature(_number(raw[:size]), _number(raw[size:]))
 
     try:
+        numbers = ec.EllipticCurvePublicNumbers(_number(parts.x), _number(parts.y), curve)
         return as_publisher(numbers.public_key(), uri, sign)
-    except ValueError:
+    except (TypeError, ValueError):
         raise FormatError(f"{uri}: the service's public key is not understood") from None
 
 
@@ -119,8 +123,11 @@ def recipient(uri: str, secret: Passphrase | None) -> ServiceRecipient:
     key = VaultKey(uri)
     parts = key.key.key
     if not parts.n or len(parts.n.lstrip(b"\0")) * 8 < MIN_RSA_BITS:
-        raise FormatError(f"{uri}: expected an RSA key of {MIN_RSA_BITS} bits or more, got {parts.kty.value}")
-    public = rsa.RSAPublicNumbers(_number(parts.e), _number(parts.n)).public_key()
+        raise FormatError(f"{uri}: expected an RSA key of {MIN_RSA_BITS} bits or more, got {_kind(parts)}")
+    try:
+        public = rsa.RSAPublicNumbers(_number(parts.e), _number(parts.n)).public_key()
+    except (TypeError, ValueError):
+        raise FormatError(f"{uri}: the service's public key is not understood") from None
     size = public.key_size // 8
 
     def wrap(bundle: bytes, info: bytes) -> bytes:
@@ -131,7 +138,7 @@ def recipient(uri: str, secret: Passphrase | None) -> ServiceRecipient:
         try:
             if len(wrapped) <= size:
                 raise ValueError
-            once = key.ask(lambda: key.service.unwrap_key("RSA-OAEP-256", wrapped[:size])).key
+            once = key.ask(lambda: bytes(key.service.unwrap_key("RSA-OAEP-256", wrapped[:size]).key))
             return aead_open(once, wrapped[size:], info)
         except (failure.HttpResponseError, InvalidTag, ValueError):
             raise NoMatchingKey(f"the key bundle does not open with {uri}") from None
@@ -140,6 +147,11 @@ def recipient(uri: str, secret: Passphrase | None) -> ServiceRecipient:
 
 
 recipient_public = recipient
+
+
+def _kind(parts: Any) -> str:
+    kind = parts.crv or parts.kty
+    return str(getattr(kind, "value", kind))
 
 
 def _number(data: bytes) -> int:

@@ -85,10 +85,12 @@ def _signer(uri: str) -> tuple[Any, Callable[[bytes], bytes]]:
         public = serialization.load_pem_public_key(answer.pem.encode())
     except (failure.InvalidArgument, ValueError):
         raise FormatError(f"{uri}: expected an asymmetric key") from None
-    if answer.algorithm not in _SIGNING:
-        names = ", ".join(algorithm.name for algorithm in _SIGNING)
-        raise FormatError(f"{uri}: expected a key of {names}, got {_Algorithm(answer.algorithm).name}")
-    digest = _SIGNING[answer.algorithm]
+    algorithm = type(answer).pb(answer).algorithm  # a number that a client may be too old to name
+    if algorithm not in _SIGNING:
+        names = ", ".join(known.name for known in _SIGNING)
+        got = next((known.name for known in _Algorithm if known == algorithm), algorithm)
+        raise FormatError(f"{uri}: expected a key of {names}, got {got}")
+    digest = _SIGNING[algorithm]
 
     def sign(message: bytes) -> bytes:
         request = {"digest": {digest: hashlib.new(digest, message).digest()}} if digest else {"data": message}

@@ -136,16 +136,15 @@ def _failures(name: str) -> Iterator[None]:
 class TokenKey:
     """One key pair on a token. The PIN is asked for at the first use of the private key, and sent once."""
 
-    __slots__ = ("_key", "_lock", "_refusal", "_secret", "_session", "_uri", "public")
+    __slots__ = ("_key", "_lock", "_refusal", "_secret", "_uri", "public")
 
     def __init__(self, uri: Uri, secret: Passphrase | None) -> None:
         self._uri, self._secret = uri, secret
         self._lock = threading.Lock()
         self._key: Any = None
         self._refusal: failure.PKCS11Error | None = None
-        with _failures(uri.name):
-            self._session = self._token().open()
-            self.public = _public(self._session.get_key(object_class=ObjectClass.PUBLIC_KEY, **uri.key), uri.name)
+        with _failures(uri.name), self._token().open() as session:  # closed again: tokens have few
+            self.public = _public(session.get_key(object_class=ObjectClass.PUBLIC_KEY, **uri.key), uri.name)
 
     @property
     def name(self) -> str:
@@ -170,7 +169,6 @@ class TokenKey:
                 self._refusal = error
                 raise
             self._key = session.get_key(object_class=ObjectClass.PRIVATE_KEY, **self._uri.key)
-            self._session = session
         return self._key
 
     def _call(self, work: Callable[[Any], T]) -> T:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import hvac
 import requests
@@ -22,6 +22,8 @@ from modelvault.errors import FormatError, KeyUnavailable, NoMatchingKey
 from modelvault.keys.material import HostPublic, PublisherPublic
 from modelvault.keys.pem import Passphrase
 from modelvault.keys.remote import RemoteSigner, ServiceRecipient, as_host, as_publisher, check_address
+
+T = TypeVar("T")
 
 ALGORITHM = "vault-transit"
 CONNECT_SECONDS, ANSWER_SECONDS = 5.0, 10.0  # one attempt: a load waits no longer for a server that is away
@@ -71,8 +73,7 @@ class TransitKey:
             answer = self.ask(lambda client: client.secrets.transit.read_key(self.key, mount_point=self.mount))
         except failure.InvalidRequest as error:
             self.refused(error)
-        data: dict[str, Any] = answer["data"]
-        return data
+        return _field(answer, dict, self.name, "data")
 
     def refused(self, error: failure.VaultError) -> NoReturn:
         raise KeyUnavailable(f"{self.name}: the server refuses: {' '.join(error.errors or [])[:200]}") from None
@@ -101,13 +102,14 @@ def _signer(uri: str) -> tuple[TransitKey, Any, Callable[[bytes], bytes]]:
     """A signing key: where it is, its public half, and how it signs."""
     key = TransitKey(uri)
     facts = key.facts()
-    kind, version = facts["type"], key.version or facts["latest_version"]
-    known = facts["keys"].get(str(version))
+    kind = _field(facts, str, key.name, "type")
+    version = key.version or _field(facts, int, key.name, "latest_version")
+    known = _field(facts, dict, key.name, "keys").get(str(version))
     if known is None:
         raise KeyUnavailable(f"{key.name}: has no version {version}")
     if kind not in ("ed25519", *_HASHES):
         raise FormatError(f"{key.name}: expected a key of type ed25519, {' or '.join(_HASHES)}, got {kind}")
-    public = _public(kind, known["public_key"], key.name)
+    public = _public(kind, _field(known, str, key.name, "public_key"), key.name)
 
     def sign(message: bytes) -> bytes:
         settings: dict[str, Any] = {"key_version": version, "mount_point": key.mount}
@@ -118,7 +120,8 @@ def _signer(uri: str) -> tuple[TransitKey, Any, Callable[[bytes], bytes]]:
             answer = key.ask(lambda c: c.secrets.transit.sign_data(key.key, hash_input=_text(message), **settings))
         except failure.InvalidRequest as error:
             key.refused(error)
-        return _bytes(answer["data"]["signature"].rpartition(":")[2], key.name)
+        signature = _field(answer, str, key.name, "data", "signature")
+        return _bytes(signature.rpartition(":")[2], key.name)
 
     return key, public, sign
 
@@ -149,7 +152,7 @@ def recipient(uri: str, secret: Passphrase | None) -> ServiceRecipient:
         raise FormatError(f"{key.name}: version: only for keys that sign")
 
     def wrap(bundle: bytes, info: bytes) -> bytes:
-        kind = key.facts()["type"]
+        kind = _field(key.facts(), str, key.name, "type")
         if kind not in _AEADS:
             raise FormatError(f"{key.name}: expected a key of type {', '.join(_AEADS)}, got {kind}")
         settings = {"plaintext": _text(bundle), "associated_data": _text(info), "mount_point": key.mount}
@@ -157,7 +160,7 @@ def recipient(uri: str, secret: Passphrase | None) -> ServiceRecipient:
             answer = key.ask(lambda client: client.secrets.transit.encrypt_data(key.key, **settings))
         except failure.InvalidRequest as error:
             key.refused(error)
-        return str(answer["data"]["ciphertext"]).encode()
+        return _field(answer, str, key.name, "data", "ciphertext").encode()
 
     def unwrap(wrapped: bytes, info: bytes) -> bytes:
         settings = {"ciphertext": wrapped.decode("latin-1"), "associated_data": _text(info), "mount_point": key.mount}
@@ -167,12 +170,21 @@ def recipient(uri: str, secret: Passphrase | None) -> ServiceRecipient:
             if "key not found" in " ".join(error.errors or []):
                 raise KeyUnavailable(f"{key.name}: {_WORDS[failure.InvalidPath]}") from None
             raise NoMatchingKey(f"the key bundle does not open with {key.name}") from None
-        return _bytes(answer["data"]["plaintext"], key.name)
+        return _bytes(_field(answer, str, key.name, "data", "plaintext"), key.name)
 
     return ServiceRecipient(ALGORITHM, key.place(), wrap, unwrap)
 
 
 recipient_public = recipient
+
+
+def _field(answer: Any, form: type[T], name: str, *path: str) -> T:
+    """What stands at a place of the server's answer."""
+    for key in path:
+        answer = answer.get(key) if isinstance(answer, dict) else None
+    if not isinstance(answer, form):
+        raise KeyUnavailable(f"{name}: the server's answer is not understood")
+    return answer
 
 
 def _text(data: bytes) -> str:

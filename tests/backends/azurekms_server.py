@@ -1,7 +1,9 @@
 """A double of Azure Key Vault, over TLS, and of the managed identity that gives tokens for it.
 
 Run: azurekms_server.py PORT FOLDER. Written from Azure's documentation, it has not been compared with the service.
-A key is what its name begins with (p256, p384, p521, else rsa); "disabled" and "forbidden" in a name do what they say.
+A key is what its name begins with (p256, p384, p521, k256, rsa2040, else an RSA key of 2048 bits). "disabled",
+"forbidden", "nothing", "refusing" (to sign) and "failing" (when first asked) in a name do what they say; "odd" is one
+of a list of answers, to a question for the key where the name begins so.
 A file FOLDER/expired makes every token an expired one. The port of the identity, which speaks
 plain http, stands in FOLDER/identity.
 """
@@ -23,11 +25,16 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 
 VAULT = "https://acme.vault.azure.net"
 TOKEN = "token-of-a-test"
-CURVES = {"p256": ec.SECP256R1(), "p384": ec.SECP384R1(), "p521": ec.SECP521R1()}
+CURVES = {"p256": ec.SECP256R1(), "p384": ec.SECP384R1(), "p521": ec.SECP521R1(), "k256": ec.SECP256K1()}
 HASHES = {"ES256": hashes.SHA256(), "ES384": hashes.SHA384(), "ES512": hashes.SHA512()}
 OAEP = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
 KEYS: dict[tuple[str, str], Any] = {}
 NEWEST: dict[str, str] = {}
+FAILED: set[str] = set()
+EC = {"kid": f"{VAULT}/keys/odd/1", "kty": "EC", "crv": "P-256"}
+RSA = {"kid": f"{VAULT}/keys/odd/1", "kty": "RSA", "n": "AQAB" * 100}
+ODD: list[Any] = [{}, [], {"key": []}, {"key": EC}, {"key": EC | {"x": "AQ", "y": "AQ"}}, {"key": RSA}]
+ODD += [{"key": RSA | {"e": "Ag"}}, {"key": RSA | {"kty": "odd", "n": ""}}, {"key": {}}]
 
 
 def b64(data: bytes) -> str:
@@ -42,7 +49,8 @@ def find(name: str, version: str) -> tuple[str, Any]:
     if name not in NEWEST:
         NEWEST[name] = os.urandom(16).hex()
         curve = CURVES.get(name.partition("-")[0])
-        made = ec.generate_private_key(curve) if curve else rsa.generate_private_key(65537, 2048)
+        bits = int(name[3:7]) if name.startswith("rsa2") else 2048
+        made = ec.generate_private_key(curve) if curve else rsa.generate_private_key(65537, bits)
         KEYS[name, NEWEST[name]] = made
     version = version or NEWEST[name]
     return version, KEYS[name, version]
@@ -57,6 +65,7 @@ def described(name: str, version: str) -> dict[str, Any]:
     else:
         size = (key.curve.key_size + 7) // 8
         jwk |= {"kty": "EC", "key_ops": ["sign", "verify"], "crv": f"P-{key.curve.key_size}"}
+        jwk |= {"crv": "P-256K"} if isinstance(key.curve, ec.SECP256K1) else {}
         jwk |= {"x": b64(octets(numbers.x, size)), "y": b64(octets(numbers.y, size))}
     return {"key": jwk, "attributes": {"enabled": True}}
 
@@ -68,8 +77,10 @@ def operate(name: str, version: str, operation: str, asked: dict[str, str]) -> d
         der = key.sign(data, ec.ECDSA(utils.Prehashed(HASHES[asked["alg"]])))
         size = (key.curve.key_size + 7) // 8
         result = b"".join(octets(n, size) for n in utils.decode_dss_signature(der))
-    else:
+    elif asked["alg"] == "RSA-OAEP-256":
         result = key.decrypt(data, OAEP)
+    else:
+        raise ValueError(asked["alg"])
     return {"kid": f"{VAULT}/keys/{name}/{version}", "value": b64(result)}
 
 
@@ -92,6 +103,13 @@ class Vault(BaseHTTPRequestHandler):
         for word, status in (("forbidden", 403), ("disabled", 403), ("nothing", 404)):
             if word in name:
                 return self._send(status, {"error": {"code": "Forbidden", "message": f"the key is {word}"}})
+        if "failing" in name and name not in FAILED:
+            FAILED.add(name)
+            return self._send(503, {"error": {"code": "ServiceUnavailable"}})
+        if "refusing" in name and operation:
+            return self._send(400, {"error": {"code": "BadParameter"}})
+        if "odd" in name and (operation or name.startswith("odd")):
+            return self._send(200, ODD[int(name[-1])])
         try:
             value = operate(name, version, operation, asked) if operation else described(name, version)
         except Exception:

@@ -1,7 +1,8 @@
 """A double of Google Cloud KMS: the calls that the product makes, over gRPC with TLS. Run: gcpkms_server.py PORT FOLDER
 
 It is written from Google's own messages and documentation, and has not been compared with the service. A key is what
-its name begins with (p256, p384, ed25519, rsa, else symmetric); "disabled" and "forbidden" in a name do what they say.
+its name begins with (p256, k256, p384, ed25519, rsa, else symmetric). "disabled", "forbidden", "nothing", "busy",
+"odd", "future" and "failing" (when first asked) in a name do what they say.
 A file FOLDER/expired makes every credential an expired one.
 """
 
@@ -23,11 +24,13 @@ from google.cloud.kms_v1.types import CryptoKeyVersion, resources, service
 SERVICE = "google.cloud.kms.v1.KeyManagementService"
 MAKE: dict[str, tuple[str, Callable[[], Any]]] = {
     "p256": ("EC_SIGN_P256_SHA256", lambda: ec.generate_private_key(ec.SECP256R1())),
+    "k256": ("EC_SIGN_P256_SHA256", lambda: ec.generate_private_key(ec.SECP256K1())),  # not what it says
     "p384": ("EC_SIGN_P384_SHA384", lambda: ec.generate_private_key(ec.SECP384R1())),
     "ed25519": ("EC_SIGN_ED25519", ed25519.Ed25519PrivateKey.generate),
     "rsa": ("RSA_SIGN_PSS_2048_SHA256", lambda: rsa.generate_private_key(65537, 2048)),
 }
 KEYS: dict[str, Any] = {}
+FAILED: set[str] = set()
 
 
 def kind(name: str) -> str | None:
@@ -47,7 +50,9 @@ def private(name: str, context: grpc.ServicerContext) -> Any:
 def get_public_key(request: Any, context: grpc.ServicerContext) -> Any:
     public = private(request.name, context).public_key()
     form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    algorithm = CryptoKeyVersion.CryptoKeyVersionAlgorithm[MAKE[str(kind(request.name))][0]]
+    algorithm: int = CryptoKeyVersion.CryptoKeyVersionAlgorithm[MAKE[str(kind(request.name))][0]]
+    if "future" in request.name:
+        algorithm = 999
     return resources.PublicKey(pem=public.public_bytes(*form).decode(), algorithm=algorithm, name=request.name)
 
 
@@ -96,9 +101,14 @@ def guarded(folder: Path, answer: Callable[[Any, Any], Any]) -> Callable[[Any, A
             ("forbidden", grpc.StatusCode.PERMISSION_DENIED),
             ("disabled", grpc.StatusCode.FAILED_PRECONDITION),
             ("nothing", grpc.StatusCode.NOT_FOUND),
+            ("busy", grpc.StatusCode.RESOURCE_EXHAUSTED),
+            ("odd", grpc.StatusCode.DATA_LOSS),
         ):
             if word in label:
                 context.abort(status, f"{request.name} is {word}")
+        if "failing" in label and label not in FAILED:
+            FAILED.add(label)
+            context.abort(grpc.StatusCode.UNAVAILABLE, "try again")
         return answer(request, context)
 
     return call

@@ -1,7 +1,8 @@
 """moto's server, with repairs to what moto 5.2.5 does otherwise than AWS. Run: python moto_server.py PORT
 
 moto hashes what KMS gets as a digest once more before it signs; it believes every session token, where AWS refuses an
-expired one (here, the token "expired"); and it uses keys that are disabled.
+expired one (here, the token "expired"); it uses keys that are disabled; and it never asks what kind of message that
+is which it signs.
 """
 
 import json
@@ -29,6 +30,8 @@ def call_action(self: Any) -> Any:
     refusal = None
     if self.headers.get("X-Amz-Security-Token") == "expired":
         refusal = "ExpiredTokenException"
+    elif self._get_action() == "Sign" and self._get_param("MessageType") != "DIGEST":
+        refusal = "ValidationException"
     elif self._get_action() in ("Encrypt", "Decrypt", "Sign", "GetPublicKey"):
         key = self.kms_backend.keys[self.kms_backend.get_key_id(self._get_param("KeyId"))]
         refusal = {"Disabled": "DisabledException", "PendingDeletion": "KMSInvalidStateException"}.get(key.key_state)

@@ -1,6 +1,7 @@
 """Keys in a real PKCS#11 token (SoftHSM2): made there, used there, never exported."""
 
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ class Token:
 
     def make(self, name: str, kind: str, *usage: str) -> str:
         command = ["pkcs11-tool", "--module", self.module, "--token-label", "vault", "--login", "--pin", PIN]
-        command += ["--keypairgen", "--key-type", KEYS[kind], "--label", name, "--id", os.urandom(4).hex(), *usage]
+        identity = "ff" + os.urandom(3).hex()  # not text
+        command += ["--keypairgen", "--key-type", KEYS[kind], "--label", name, "--id", identity, *usage]
         subprocess.run(command, check=True, capture_output=True)
         return self.uri(name)
 
@@ -158,21 +160,21 @@ def spied(token: Token, parties: Any, given: str, **settings: str) -> tuple[list
     script = (
         "import sys; from modelvault.loader import load; from modelvault.audit import AuditLog\n"
         "from modelvault.keys import HostKey, store\n"
-        "host = HostKey.from_pem(open('host.key', 'rb').read(), None, 'host')\n"
-        "bank = store.load_recipient(sys.argv[2], lambda: sys.argv[3].encode())\n"
+        "folder, model, uri, pin = sys.argv[1:]\n"
+        "host = HostKey.from_pem(open(folder + '/host.key', 'rb').read(), None, 'host')\n"
+        "log, bank = AuditLog(folder + '/audit.log', host), store.load_recipient(uri, lambda: pin.encode())\n"
         "for _ in range(2):\n"
-        "    try: load(sys.argv[1], identity=bank, trust='trust.toml', audit=AuditLog('audit.log', host)).close()\n"
+        "    try: load(model, identity=bank, trust=folder + '/trust.toml', audit=log).close()\n"
         "    except Exception as e: print(repr(e))"
     )
-    command = [needs.program("python"), "-c", script, str(path), Token(spy, token.folder).uri("bank"), given]
+    arguments = [str(parties.folder), str(path), Token(spy, token.folder).uri("bank"), given]
+    command = [needs.program("python"), "-c", script, *arguments]
     environment = {
         **os.environ,
         "PKCS11SPY": token.module,
         "PKCS11SPY_OUTPUT": str(parties.folder / "calls"),
     } | settings
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=parties.folder, env=environment, timeout=120
-    )
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120)
     return (done.stdout + done.stderr).splitlines(), (parties.folder / "calls").read_text()
 
 
@@ -181,6 +183,7 @@ def test_a_wrong_pin_is_sent_once(token: Token, parties: Any) -> None:
     words = "pkcs11:token=vault;object=bank: wrong PIN (not tried again: tokens lock after a few)"
     assert told == [f"KeyUnavailable('{words}')"] * 2
     assert calls.count(": C_Login\n") == 1
+    assert calls.count(": C_CloseSession\n") == 1  # the one that read the public half
     denied = [r.fields for r in parties.records() if r.event == "load.denied"]
     assert [(d["reason"], d["detail"]) for d in denied] == [("KeyUnavailable", words)] * 2
 
@@ -202,34 +205,44 @@ def test_a_locked_pin_is_not_tried(token: Token, parties: Any) -> None:
 
 
 def test_what_cannot_be_used(token: Token, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each message names the key, and says of its URI no more than that."""
+
+    def refused(kind: type[Exception], load_key: Any, uri: str, words: str) -> None:
+        with pytest.raises(kind, match=f"^{re.escape(uri.partition('?')[0])}: {words}$") as raised:
+            load_key(uri, pin)
+        assert "1234" not in str(raised.value)
+
+    unset = "no module: neither module-path in the URI nor MODELVAULT_PKCS11_MODULE is set"
     for uri, words in (
-        (token.uri("nothing"), "no such key"),
+        (token.uri("nothing"), "no such key on the token"),
         (token.uri("p256", token="nowhere"), "no such token"),
-        ("pkcs11:token=vault;object=p256", "no module"),
-        ("pkcs11:token=vault;object=p256?module-path=/none.so", "cannot open shared object"),
-        ("pkcs11:token=vault;object=p256?module-path=/etc/passwd", "invalid ELF header"),
+        ("pkcs11:token=vault;object=p256", unset),
+        ("pkcs11:token=vault;object=p256?module-path=/none.so", "the token refuses: .*cannot open shared object.*"),
+        ("pkcs11:token=vault;object=p256?module-path=/etc/passwd", "the token refuses: .*invalid ELF header.*"),
     ):
-        with pytest.raises(KeyUnavailable, match=words):
-            store.load_publisher(uri, pin)
+        refused(KeyUnavailable, store.load_publisher, uri, words)
     monkeypatch.setenv("MODELVAULT_PKCS11_MODULE", token.module)
     store.load_publisher("pkcs11:token=vault;object=p256", pin)
+    path = "expected each of token, serial, object, id, type once at most"
     for uri, words in (
-        ("pkcs11:token=vault", "expected object or id"),
-        ("pkcs11:object=p256?pin-value=1234", "does not belong in a URI"),
-        ("pkcs11:object=p256;object=p384", "once at most"),
-        ("pkcs11:object=p256;colour=red", "'colour'"),
-        ("pkcs11:object=%ff", "not UTF-8"),
-        ("pkcs11:object=p256?module-path=relative.so", "absolute path"),
-        ("pkcs11:object=p256;type=cert", "private or public"),
-        (token.uri("rsa"), "expected an EC P-256"),
+        ("pkcs11:token=vault", "expected object or id, to name a key"),
+        ("pkcs11:object=p256?pin-value=1234", "pin-value: a PIN does not belong in a URI, use pin-source"),
+        ("pkcs11:object=p256;object=p384", f"'object': {path}"),
+        ("pkcs11:object=p256;colour=red", f"'colour': {path}"),
+        ("pkcs11:object=p256?colour=red", "'colour': expected each of module-path, pin-source once at most"),
+        ("pkcs11:object=p256;token", f"'token': {path}"),
+        ("pkcs11:object=p256;" + "x" * 41, f"'{'x' * 40}': {path}"),
+        ("pkcs11:object=p256;type=private=", "type: expected private or public"),
+        ("pkcs11:object=%ff", "object: not UTF-8"),
+        ("pkcs11:object=p256?module-path=%ff", "module-path: not UTF-8"),
+        ("pkcs11:object=p256?module-path=relative.so", "module-path: expected an absolute path"),
+        ("pkcs11:object=p256?module-path=/lib/a%00b", "module-path: expected an absolute path"),
+        ("pkcs11:object=p256;type=cert", "type: expected private or public"),
+        (token.uri("rsa"), "expected an EC P-256, EC P-384 or Ed25519 key"),
     ):
-        with pytest.raises(FormatError, match=words) as refused:
-            store.load_publisher(uri, pin)
-        assert "1234" not in str(refused.value)
-    with pytest.raises(FormatError, match="not a key of this role"):
-        store.load_recipient(token.uri("p384"), pin)
-    with pytest.raises(FormatError, match="not a key of this role"):
-        store.load_host(token.uri("p256"), pin)
+        refused(FormatError, store.load_publisher, uri, words)
+    refused(FormatError, store.load_recipient, token.uri("p384"), "not a key of this role .*")
+    refused(FormatError, store.load_host, token.uri("p256"), "not a key of this role .*")
 
 
 def test_the_client_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,9 +268,12 @@ def test_other_ways_to_name_a_key(token: Token) -> None:
         f"serial={serial.strip()};object=p256",
         f"token=vault;id={identity}",
         f"token=vault;object=p256;id={identity}",
+        "token=vault;object=p256;type=public",
+        "token=vault;object=p256;type=private",
     ):
         assert store.load_publisher_public(f"pkcs11:{path}{module}", no_pin) == named
-    with pytest.raises(KeyUnavailable, match="wants a PIN, and none was given"):
+    name = "pkcs11:token=vault;object=p256"
+    with pytest.raises(KeyUnavailable, match=f"^{name}: the token wants a PIN, and none was given$"):
         store.load_publisher(token.uri("p256")).sign(b"m")
 
 
