@@ -9,7 +9,6 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, NoReturn
 
 # onnxruntime 1.32 records events about processes and sessions in ~/.cache and uploads them, unless told before import;
@@ -20,13 +19,14 @@ os.environ.update(_ENVIRONMENT)
 import onnxruntime
 
 from modelvault import options
-from modelvault._memory import overwrite_caches, overwrite_stacks, overwritten_frees, wipe_bytes
+from modelvault._memory import overwritten_frees, wipe_bytes
 from modelvault.binding import GuardedBinding
 from modelvault.decryption import Decrypted
 from modelvault.errors import FileError, ForbiddenOption, InputRejected, ModelError, SessionClosed
 from modelvault.graphcheck import WEIGHTS_NAME
 from modelvault.guards import InputGuard, OutputLimits, QueryGuard, QueryLimits, harden
 from modelvault.manifest import ModelStatement
+from modelvault.releasing import detached, release
 
 NOWHERE = "/dev/null/modelvault"  # no path can stand below it
 LEAN_FROM = 256 * 2**20
@@ -161,9 +161,9 @@ class GuardedSession(onnxruntime.InferenceSession):
             raise ModelError(f"onnxruntime refused the model: {_first_line(error)}") from None
         else:
             self._inputs_meta, self._outputs_meta = (
-                [_detached(a) for a in m] for m in (self._inputs_meta, self._outputs_meta)
+                [detached(a) for a in m] for m in (self._inputs_meta, self._outputs_meta)
             )
-            self._model_meta = _detached(self._model_meta)
+            self._model_meta = detached(self._model_meta)
         finally:
             # What onnxruntime keeps to build the session anew: the graph, and options that point at the weights.
             self._model_bytes = None
@@ -362,7 +362,7 @@ class GuardedSession(onnxruntime.InferenceSession):
                 return
             self._closed = True
             self._changed.wait_for(lambda: self._active == 0)
-        _release(self.__dict__.pop("_sess"), self._model)
+        release(self.__dict__.pop("_sess"), self._model)
         self._sess = None
         self._on_close(self._counters())
 
@@ -376,38 +376,6 @@ def host_array(value: Any) -> Any:
     """An OrtValue as an array where it lies in the host's memory, without a copy; anything else as it is."""
     on_host = isinstance(value, onnxruntime.OrtValue) and value.device_name() == "cpu" and value.is_tensor()
     return value.numpy() if on_host else value
-
-
-def _release(native: Any, model: Decrypted) -> None:
-    """Wipe once the native session is gone; an io_binding that a caller still holds keeps it, and its weights, alive.
-
-    Then the weights become zeros at once, and their memory stays mapped for as long as the native session does.
-    """
-    alive = weakref.ref(native)
-    running = _threads()
-    with overwritten_frees():
-        del native
-    overwrite_caches()
-    overwrite_stacks(max(running - _threads(), 0))
-    if (held := alive()) is None:
-        model.wipe()
-        return
-    keep = [model.weights]
-    model.weights.clear()
-    weakref.finalize(held, keep.clear)
-
-
-def _threads() -> int:
-    """Of this process; 0 where the system does not say."""
-    try:
-        return sum(1 for _ in os.scandir("/proc/self/task"))
-    except OSError:
-        return 0
-
-
-def _detached(described: Any) -> SimpleNamespace:
-    """The same attributes in an object of its own: onnxruntime's keeps the native session alive, beyond closing."""
-    return SimpleNamespace(**{name: getattr(described, name) for name in dir(described) if not name.startswith("_")})
 
 
 def _first_line(error: Exception) -> str:
