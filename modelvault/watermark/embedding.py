@@ -112,7 +112,10 @@ def parse_payload(text: str) -> bytes:
     """Text of at most 16 bytes in UTF-8, or exactly 32 hex digits, as 16 bytes."""
     if len(text) == 2 * PAYLOAD and not text.strip("0123456789abcdefABCDEF"):
         return bytes.fromhex(text)
-    data = text.encode(errors="replace")
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:  # bytes of an argument that are no text; "?" in their place would be another payload
+        raise FormatError("payload: not UTF-8") from None
     if len(data) > PAYLOAD:
         raise FormatError(f"payload: expected at most {PAYLOAD} bytes of text or {2 * PAYLOAD} hex digits")
     return data.ljust(PAYLOAD, b"\0")

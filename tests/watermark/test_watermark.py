@@ -306,3 +306,8 @@ def test_a_record_that_the_key_does_not_open_names_nothing(original: Path, marke
     verdict = verify_informed(marked, original, OWNER, records=[forged])
     assert verdict.record is None
     assert not verdict.outcome.named
+
+
+def test_a_payload_that_is_no_text() -> None:
+    with pytest.raises(FormatError, match=r"^payload: not UTF-8$"):
+        parse_payload("bank \udcff")
