@@ -116,9 +116,8 @@ def _stopped_in_order() -> Iterator[None]:
     def stop(number: int, frame: object) -> None:
         sys.exit(128 + number)
 
-    taken = [s for s in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) is signal.SIG_DFL]
-    if threading.current_thread() is not threading.main_thread():  # no other may set handlers
-        taken = []
+    ours = threading.current_thread() is threading.main_thread()  # no other may set handlers
+    taken = [s for s in (signal.SIGTERM, signal.SIGHUP) if ours and signal.getsignal(s) is signal.SIG_DFL]
     for number in taken:
         signal.signal(number, stop)
     try:
