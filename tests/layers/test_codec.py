@@ -53,8 +53,21 @@ def test_canonical_json() -> None:
     assert _codec.json_encode({"b": [1, 2.5, None], "a": "é\n"}) == '{"a":"é\\n","b":[1,2.5,null]}'.encode()
     with pytest.raises(ValueError, match="JSON"):
         _codec.json_encode(float("nan"))
-    with pytest.raises(FormatError, match=r"not UTF-8: \.\.\..*\\udcff"):
-        _codec.json_encode({"path": os.fsdecode(b"m\xff.onnx")})
+    odd = os.fsdecode(b"\xff")
+    for text, words in (
+        (f"{odd}0123456789abc", r"""not UTF-8: ...'"\udcff0123456789'..."""),
+        ("x" * 40 + odd, "not UTF-8: ...'" + "x" * 30 + r"""\udcff"'..."""),
+    ):
+        with pytest.raises(FormatError, match=f"^{re.escape(words)}$"):
+            _codec.json_encode(text)
+
+
+def test_lists_of_texts_and_fingerprints() -> None:
+    assert _codec.Fields({"k": ["x" * 4096]}, "f").texts("k") == ("x" * 4096,)
+    with pytest.raises(FormatError, match=r"^f\.k: expected a list of texts of at most 4096 characters$"):
+        _codec.Fields({"k": ["x" * 4097]}, "f").texts("k")
+    with pytest.raises(FormatError, match=rf"^f\.k: expected a SHA256: fingerprint, got '{'x' * 80}'$"):
+        _codec.Fields({"k": ["x" * 100]}, "f").fingerprints("k", limit=2)
     assert _codec.json_digest({"b": 1, "a": 2}) == hashlib.sha256(b'{"a":2,"b":1}').digest()
 
 

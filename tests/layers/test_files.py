@@ -215,6 +215,27 @@ def test_names_beside_a_file(tmp_path: Path) -> None:
             _files.beside(path, ".state")
 
 
+def test_a_path_from_a_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with refused("f: no such file or directory"):
+        _files.real("f")
+
+
+def test_a_new_file_is_nobody_else_s_until_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[int] = []
+    change = os.fchmod
+
+    def watched(descriptor: int, mode: int) -> None:
+        found.append(stat.S_IMODE(os.fstat(descriptor).st_mode))
+        change(descriptor, mode)
+
+    monkeypatch.setattr(os, "fchmod", watched)
+    _files.write_new(tmp_path / "f", b"x")
+    assert found == [0o600]
+
+
 def test_real_paths(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("file")
     (tmp_path / "loop").symlink_to("loop")

@@ -2,6 +2,7 @@
 
 import ctypes
 import mmap
+import os
 import pickle
 import subprocess
 import sys
@@ -172,6 +173,13 @@ def test_wiping_bytes() -> None:
     assert bytes([7])[0] == 7
 
 
+def printed(script: str) -> str:
+    """What a process of its own prints, with the package that is tested here."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(_memory.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment)
+    return done.stdout + done.stderr
+
+
 def test_frees_are_overwritten_while_inside() -> None:
     """In a process of its own, since the allocator's settings hold for all of it."""
     script = """
@@ -195,10 +203,30 @@ for chunk, size in zip(cached, range(24, 1033, 16)):
     libc.free(chunk)
 overwrite_caches()
 left = sum(ctypes.string_at(chunk, size).count(b"s" * 8) for chunk, size in zip(cached, range(24, 1033, 16)))
-print(before > 3900, inside, left, freed(4000) > 3900)
+again = any([libc.malloc(1032) in cached for _ in range(7)])  # what was taken is given back
+print(before > 3900, inside, left, again, freed(4000) > 3900)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.stdout == "True 0 0 True\n", done.stderr
+    assert printed(script) == "True 0 0 True True\n"
+
+
+def test_whole_free_pages_go_back_to_the_system() -> None:
+    script = """
+import ctypes, pathlib
+from modelvault._memory import overwrite_caches
+libc = ctypes.CDLL("libc.so.6")
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, (ctypes.c_size_t,), (ctypes.c_void_p,)
+def resident():
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096
+chunks = [libc.malloc(65536) for _ in range(1000)]
+for chunk in chunks:
+    ctypes.memset(chunk, 1, 65536)
+for chunk in chunks[:-1]:
+    libc.free(chunk)
+before = resident()
+overwrite_caches()
+print(before - resident() > 50_000_000)
+"""
+    assert printed(script) == "True\n"
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 3])
@@ -225,6 +253,9 @@ def test_stacks_are_overwritten_by_as_many_threads_as_can_be_had(allowed: int, m
         assert len(set(done)) == 4
         overwrite_stacks(0)
         assert done[4:] == [threading.get_ident()]
+        began.clear()
+        overwrite_stacks(1)
+        assert len(done) == 7
 
 
 def test_this_thread_s_stack_is_overwritten() -> None:
@@ -246,8 +277,7 @@ before = left()
 overwrite_stacks(0)
 print(before > 50, left())
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.stdout == "True 0\n", done.stderr
+    assert printed(script) == "True 0\n"
 
 
 def test_an_error_inside_leaves_the_allocator_as_it_was() -> None:
