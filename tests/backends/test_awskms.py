@@ -44,6 +44,20 @@ def make(kms: Any, spec: str = "SYMMETRIC_DEFAULT") -> str:
     return "awskms:" + str(kms.create_key(KeySpec=spec, KeyUsage=usage)["KeyMetadata"]["Arn"])
 
 
+def test_the_client_s_limits_and_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    needs.module("boto3")
+    from modelvault.keys import awskms
+
+    monkeypatch.setenv("AWS_REGION", "eu-north-1")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-north-1")
+    client = awskms._client("arn:aws:kms:eu-west-3:1:key/k")
+    assert client.meta.region_name == "eu-west-3"
+    limits = client.meta.config
+    assert (limits.connect_timeout, limits.read_timeout) == (awskms.CONNECT_SECONDS, awskms.ANSWER_SECONDS)
+    for key in ("arn:aws:kms", "alias:a:b:us-east-1:d:e:f"):  # no whole ARN, and no ARN
+        assert awskms._client(key).meta.region_name == "eu-north-1"
+
+
 @pytest.mark.parametrize("size", ["256", "384", "521"])
 def test_kms_signs(kms: Any, size: str, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = make(kms, f"ECC_NIST_P{size}")
@@ -185,17 +199,3 @@ def test_outages_are_audited_denials(
     with pytest.raises(KeyUnavailable, match=rf"^{uri}: cannot ask the service \(EndpointConnectionError\)$"):
         parties.load(path, identity=uri)
     assert parties.events() == ["opened", "load.intent", "load.denied", "load.denied"]
-
-
-def test_the_client_s_limits_and_region(monkeypatch: pytest.MonkeyPatch) -> None:
-    needs.module("boto3")
-    from modelvault.keys import awskms
-
-    monkeypatch.setenv("AWS_REGION", "eu-north-1")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-north-1")
-    client = awskms._client("arn:aws:kms:eu-west-3:1:key/k")
-    assert client.meta.region_name == "eu-west-3"
-    limits = client.meta.config
-    assert (limits.connect_timeout, limits.read_timeout) == (awskms.CONNECT_SECONDS, awskms.ANSWER_SECONDS)
-    for key in ("arn:aws:kms", "alias:a:b:us-east-1:d:e:f"):  # no whole ARN, and no ARN
-        assert awskms._client(key).meta.region_name == "eu-north-1"
